@@ -1,0 +1,120 @@
+# event_sourcing: CQRS and event sourcing inside PostgreSQL
+#
+# For users:       make && make install         (PG_CONFIG=... picks the server)
+# For developers: see "make help"
+
+EXTENSION = event_sourcing
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(EXTENSION).control)
+
+# The install script is these files of src/, joined in this order: a part may
+# use only what stands before it.
+SQL_PARTS = extension.sql event.sql store.sql stream.sql append.sql feed.sql \
+	aggregate.sql dispatch.sql receipt.sql state.sql projection.sql lint.sql \
+	diagram.sql
+
+# Regression tests that must run first, in this order; the others of sql/
+# follow by name.  "make test REGRESS='a b'" runs only these.
+REGRESS_FIRST =
+
+MODULE_big = $(EXTENSION)
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+PGFILEDESC = "event_sourcing - CQRS and event sourcing inside PostgreSQL"
+
+install_script := $(EXTENSION)--$(EXTVERSION).sql
+sql_sources := $(addprefix src/,$(SQL_PARTS))
+c_headers := $(sort $(wildcard src/*.h))
+DATA_built = $(install_script)
+DATA = $(sort $(wildcard src/$(EXTENSION)--*--*.sql))
+EXTRA_CLEAN = $(EXTENSION)--*.sql tmp_check output_iso tmp_check_iso
+
+PG_CPPFLAGS = -I$(srcdir)/src
+# The server's headers themselves have unused parameters, and its lengthof() is
+# unsigned.  Warnings are errors only on demand: a newer compiler must not break
+# a user's build.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
+ifdef WERROR
+PG_CFLAGS += -Werror
+endif
+
+REGRESS := $(strip $(REGRESS_FIRST) \
+	$(sort $(filter-out $(REGRESS_FIRST),$(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))))
+ISOLATION := $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
+PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
+TAP_TESTS := $(if $(PROVE_TESTS),1)
+
+# PGXS is not needed for the developers' goals, may be missing when they start,
+# and does not survive a space in the path; they work in a copy (test/server.sh).
+dev_goals := test demo bench format format-check lint help
+pgxs_goals := $(filter-out $(dev_goals),$(or $(MAKECMDGOALS),all))
+
+.DEFAULT_GOAL := all
+
+ifneq ($(pgxs_goals),)
+ifneq ($(words $(CURDIR)),1)
+$(error PGXS cannot build in "$(CURDIR)": the path contains a space (make $(dev_goals) do work here))
+endif
+
+PG_CONFIG = pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+ifeq ($(wildcard $(PGXS)),)
+$(error no server headers for "$(PG_CONFIG)": install postgresql-server-dev-NN, or set PG_CONFIG)
+endif
+
+# No bitcode where the clang that the server was built with is missing.
+ifeq ($(shell clang=`sed -n 's/^CLANG *= *//p' $(dir $(PGXS))../Makefile.global` && command -v $${clang:-clang}),)
+override with_llvm = no
+endif
+
+include $(PGXS)
+
+# There are few files, so any header rebuilds them all.
+$(OBJS) $(OBJS:.o=.bc): $(c_headers)
+
+sql_unlisted := $(filter-out $(sql_sources) $(DATA),$(wildcard src/*.sql))
+
+$(install_script): $(sql_sources) $(sql_unlisted) $(EXTENSION).control Makefile
+	$(if $(sql_unlisted),$(error $(sql_unlisted) must stand in SQL_PARTS of the Makefile))
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION)" to load this file. \quit'; \
+	  for part in $(sql_sources); do echo; cat "$$part" || exit; done; } > $@.tmp
+	mv $@.tmp $@
+
+# One suite at a time: "make installcheck" stops at the first that fails.
+installcheck-regress:
+	$(pg_regress_installcheck) $(REGRESS_OPTS) $(REGRESS)
+installcheck-isolation:
+	$(pg_isolation_regress_installcheck) $(ISOLATION_OPTS) $(ISOLATION)
+installcheck-tap:
+	$(prove_installcheck)
+
+list-regress:
+	@$(foreach t,$(REGRESS),echo $(t);)
+list-isolation:
+	@$(foreach t,$(ISOLATION),echo $(t);)
+list-tap:
+	@$(foreach t,$(PROVE_TESTS),echo $(t);)
+
+.PHONY: installcheck-regress installcheck-isolation installcheck-tap list-regress list-isolation list-tap
+endif
+
+# Everything below runs on a machine without PostgreSQL, as root or as anyone:
+# it brings its own server and leaves nothing behind.
+test:
+	@bash test/run.sh
+demo:
+	@bash examples/demo.sh
+bench:
+	@bash test/server.sh bash bench/run.sh
+format format-check lint:
+	@bash test/lint.sh $@
+help:
+	@echo "make                 build (PG_CONFIG=... picks the server)"
+	@echo "make install         install into that server"
+	@echo "make test            run all tests on a private server; see the head of test/run.sh"
+	@echo "make demo            run the example application on a private server"
+	@echo "make bench           run the benchmarks on a private server"
+	@echo "make format          indent the C sources; format-check only looks"
+	@echo "make lint            clang-tidy, cppcheck and shellcheck"
+	@echo "make installcheck    run the tests on an installed and running server"
+
+.PHONY: test demo bench format format-check lint help

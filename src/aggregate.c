@@ -1,0 +1,809 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate.c
+ *		Aggregates: their definitions and the functions behind them.
+ *
+ * A session loads all definitions of a store when it needs one, and resolves a
+ * command's type to its function when that command comes for the first time.
+ * Any change of a definition, function or type makes it load them again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "aggregate.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "compat.h"
+#include "composite.h"
+#include "errors.h"
+#include "extension.h"
+#include "fmgr.h"
+#include "retired.h"
+#include "spi_plan.h"
+#include "stream.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#define DEFAULT_SNAPSHOT_EVERY 1000
+
+/* All aggregates of a store. */
+typedef struct AggregateSet
+{
+	MemoryContext context;
+	uint64		shapes;			/* es_composite_shapes() when it was loaded */
+	List	   *aggregates;		/* of EsAggregate * */
+	HTAB	   *by_type;		/* CommandByType */
+	HTAB	   *by_name;		/* CommandByName */
+} AggregateSet;
+
+typedef struct CommandByType
+{
+	Oid			type;			/* hash key */
+	EsCommandHandler *handler;
+} CommandByType;
+
+/* A command's name as it was given, with its handler. */
+typedef struct CommandByName
+{
+	char		name[2 * NAMEDATALEN + 8];	/* hash key */
+	EsCommandHandler *handler;
+} CommandByName;
+
+/* Looking for what executes a command. */
+typedef struct HandlerSearch
+{
+	EsAggregate *aggregate;
+	Oid			command_type;	/* by type; InvalidOid: by name */
+	const char *command_name;	/* bare */
+	Oid			command_schema; /* InvalidOid: any */
+	List	   *types;			/* by name: command types found */
+	Oid			function;		/* by type: the function found */
+	bool		takes_envelope;
+} HandlerSearch;
+
+static const EsPlanSpec load_plan = {
+	"SELECT name, state_type, identity, stream_prefix, execute_function, apply_function,"
+	" initial_state, commands, snapshot_every, search_path"
+	" FROM @store@.aggregate ORDER BY name",
+	0, {0}
+};
+
+static const EsPlanSpec insert_plan = {
+	"INSERT INTO @store@.aggregate (name, state_type, identity, stream_prefix, execute_function,"
+	" apply_function, initial_state, commands, snapshot_every, search_path)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
+	10, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT4OID,
+	TEXTARRAYOID}
+};
+
+static const EsPlanSpec delete_plan = {
+	"DELETE FROM @store@.aggregate WHERE name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+};
+
+static uint64 last_serial = 0;	/* of the aggregates loaded by this session */
+
+static AggregateSet *aggregate_set(EsStore *store);
+static AggregateSet *load_aggregates(EsStore *store);
+static EsAggregate *read_aggregate(HeapTuple row, TupleDesc tupdesc);
+static void resolve_aggregate(EsAggregate *aggregate);
+static Oid	type_by_name(const char *name);
+static Datum initial_state(Oid state_type, const char *literal);
+static EsCommandHandler *resolve_type(EsStore *store, AggregateSet *set, Oid command_type);
+static bool visit_by_type(Form_pg_proc function, void *arg);
+static bool visit_by_name(Form_pg_proc function, void *arg);
+static EsCommandHandler *make_handler(AggregateSet *set, HandlerSearch *search,
+									  const char *command_name);
+static bool lists_command(EsAggregate *aggregate, const char *name);
+static EsCommandHandler *listed_handler(AggregateSet *set, EsAggregate *aggregate,
+										const char *name);
+static void unknown_command(AggregateSet *set, const char *command, const char *signature)
+			pg_attribute_noreturn();
+static void ambiguous_command(const char *command, List *aggregates) pg_attribute_noreturn();
+static bool visit_fingerprint(Form_pg_proc function, void *arg);
+static void describe_type(StringInfo out, Oid type);
+static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
+static ArrayType *check_commands(ArrayType *commands);
+
+PG_FUNCTION_INFO_V1(es_create_aggregate);
+PG_FUNCTION_INFO_V1(es_drop_aggregate);
+
+/*
+ * es_create_aggregate(state_type regtype, identity text, name text, stream_prefix text,
+ * execute_function text, apply_function text, initial_state text, commands text[],
+ * snapshot_every int)
+ */
+Datum
+es_create_aggregate(PG_FUNCTION_ARGS)
+{
+	EsStore    *store = es_store_current();
+	Oid			state_type;
+	char	   *name;
+	char	   *prefix;
+	char	   *literal = text_argument(fcinfo, 6, "initial_state", false);
+	int32		snapshot_every = PG_ARGISNULL(8) ? DEFAULT_SNAPSHOT_EVERY : PG_GETARG_INT32(8);
+	Oid			schema = InvalidOid;
+	EsSearchPath *path;
+	ArrayType  *path_names;
+	Datum		values[10];
+	char		nulls[11] = "          ";
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("state_type must not be NULL")));
+	state_type = PG_GETARG_OID(0);
+	if (state_type != JSONBOID && (!type_is_rowtype(state_type) || state_type == RECORDOID))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("state type %s is neither a composite type nor jsonb",
+						format_type_be(state_type))));
+
+	name = text_argument(fcinfo, 2, "name", false);
+	if (name == NULL && state_type == JSONBOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an aggregate with state type jsonb needs a name")));
+	if (name == NULL)
+		name = pstrdup(es_composite_name(es_composite(state_type)));
+	prefix = text_argument(fcinfo, 3, "stream_prefix", false);
+	if (prefix == NULL)
+		prefix = psprintf("%s-", name);
+	if (prefix[0] == '$' || strlen(prefix) >= ES_STREAM_NAME_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream_prefix \"%s\" cannot begin a stream name", prefix)));
+	if (snapshot_every < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("snapshot_every must not be negative"),
+				 errhint("0 writes no state snapshots.")));
+	(void) initial_state(state_type, literal);	/* for its errors */
+
+	if (state_type != JSONBOID)
+		schema = get_rel_namespace(get_typ_typrelid(state_type));
+	path_names = es_search_path_current(schema);
+	path = es_search_path_read(path_names);
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(state_type == JSONBOID ? "jsonb" :
+									quote_qualified_identifier(get_namespace_name(schema),
+															   es_composite_name(es_composite(state_type))));
+	values[2] = CStringGetTextDatum(text_argument(fcinfo, 1, "identity", true));
+	values[3] = CStringGetTextDatum(prefix);
+	values[4] = CStringGetTextDatum(text_argument(fcinfo, 4, "execute_function", true));
+	values[5] = CStringGetTextDatum(text_argument(fcinfo, 5, "apply_function", true));
+	(void) es_function_scope(TextDatumGetCString(values[4]), schema, path);
+	(void) es_function_scope(TextDatumGetCString(values[5]), schema, path);
+	values[6] = literal ? CStringGetTextDatum(literal) : (Datum) 0;
+	nulls[6] = literal ? ' ' : 'n';
+	values[7] = PG_ARGISNULL(7) ? (Datum) 0 :
+		PointerGetDatum(check_commands(PG_GETARG_ARRAYTYPE_P(7)));
+	nulls[7] = PG_ARGISNULL(7) ? 'n' : ' ';
+	values[8] = Int32GetDatum(snapshot_every);
+	values[9] = PointerGetDatum(path_names);
+
+	SPI_connect();
+	if (es_spi_write(store, &insert_plan, values, nulls) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("aggregate \"%s\" already exists", name)));
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* es_drop_aggregate(name text) returns void */
+Datum
+es_drop_aggregate(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_argument(fcinfo, 0, "name", true);
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	SPI_connect();
+	if (es_spi_write(es_store_current(), &delete_plan, values, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("aggregate \"%s\" does not exist", name)));
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+EsAggregate *
+es_aggregate_by_name(EsStore *store, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, aggregate_set(store)->aggregates)
+	{
+		EsAggregate *aggregate = lfirst(cell);
+
+		if (strcmp(aggregate->name, name) == 0)
+		{
+			resolve_aggregate(aggregate);
+			return aggregate;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("aggregate \"%s\" does not exist", name),
+			 errhint("Define it with es_create_aggregate().")));
+	return NULL;
+}
+
+EsAggregate *
+es_aggregate_by_state_type(EsStore *store, Oid state_type)
+{
+	EsAggregate *found = NULL;
+	ListCell   *cell;
+
+	foreach(cell, aggregate_set(store)->aggregates)
+	{
+		EsAggregate *aggregate = lfirst(cell);
+
+		if (aggregate->state_type != state_type)
+			continue;
+		if (found)
+			ereport(ERROR,
+					(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+					 errmsg("type %s is the state of several aggregates", format_type_be(state_type)),
+					 errdetail("Two of them are \"%s\" and \"%s\".", found->name, aggregate->name),
+					 errhint("Give the aggregate's name instead.")));
+		found = aggregate;
+	}
+	if (found == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("type %s is not the state of an aggregate", format_type_be(state_type)),
+				 errhint("Define the aggregate with es_create_aggregate().")));
+	resolve_aggregate(found);
+	return found;
+}
+
+EsCommandHandler *
+es_command_handler(EsStore *store, Oid command_type)
+{
+	AggregateSet *set = aggregate_set(store);
+	CommandByType *entry = hash_search(set->by_type, &command_type, HASH_FIND, NULL);
+	EsCommandHandler *handler;
+
+	if (entry)
+		return entry->handler;
+	handler = resolve_type(store, set, command_type);
+	entry = hash_search(set->by_type, &command_type, HASH_ENTER, NULL);
+	entry->handler = handler;
+	return handler;
+}
+
+EsCommandHandler *
+es_command_handler_by_name(EsStore *store, const char *command_name)
+{
+	AggregateSet *set = aggregate_set(store);
+	bool		fits = strlen(command_name) < sizeof(((CommandByName *) NULL)->name);
+	CommandByName *entry = fits ? hash_search(set->by_name, command_name, HASH_FIND, NULL) : NULL;
+	HandlerSearch search = {0};
+	List	   *names;
+	char	   *schema_name = NULL;
+	char	   *bare_name = NULL;
+	List	   *listed = NIL;
+	EsCommandHandler *handler;
+	ListCell   *cell;
+
+	if (entry)
+		return entry->handler;
+
+	/* a command that an aggregate lists may have any name at all */
+	foreach(cell, set->aggregates)
+		if (lists_command(lfirst(cell), command_name))
+			listed = lappend(listed, lfirst(cell));
+
+	if (listed == NIL)
+	{
+		names = es_qualified_name_list(command_name);
+		if (list_length(names) <= 2)
+			DeconstructQualifiedName(names, &schema_name, &bare_name);
+		if (schema_name)
+			search.command_schema = get_namespace_oid(schema_name, true);
+		if (bare_name && (schema_name == NULL || OidIsValid(search.command_schema)))
+		{
+			search.command_name = bare_name;
+			foreach(cell, set->aggregates)
+			{
+				search.aggregate = lfirst(cell);
+				resolve_aggregate(search.aggregate);
+				es_function_scan(search.aggregate->execute, visit_by_name, &search);
+			}
+		}
+	}
+
+	if (list_length(listed) > 1)
+		ambiguous_command(command_name, listed);
+	if (listed == NIL && search.types == NIL)
+		unknown_command(set, command_name, command_name);
+	if (list_length(search.types) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
+				 errmsg("command \"%s\" may be several types", command_name),
+				 errdetail("Two of them are %s and %s.",
+						   format_type_be_qualified(linitial_oid(search.types)),
+						   format_type_be_qualified(lsecond_oid(search.types))),
+				 errhint("Qualify the type's name with its schema.")));
+
+	if (listed)
+		handler = listed_handler(set, linitial(listed), command_name);
+	else
+		handler = es_command_handler(store, linitial_oid(search.types));
+	if (fits)
+	{
+		entry = hash_search(set->by_name, command_name, HASH_ENTER, NULL);
+		entry->handler = handler;
+	}
+	return handler;
+}
+
+text *
+es_aggregate_stream(EsAggregate *aggregate, const text *id)
+{
+	int			prefix_length = strlen(aggregate->stream_prefix);
+	int			id_length = id ? VARSIZE_ANY_EXHDR(id) : 0;
+	text	   *stream;
+
+	if (id == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the identity of aggregate \"%s\" must not be NULL", aggregate->name)));
+	if (id_length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the identity of aggregate \"%s\" must not be empty", aggregate->name)));
+
+	stream = palloc(VARHDRSZ + prefix_length + id_length);
+	SET_VARSIZE(stream, VARHDRSZ + prefix_length + id_length);
+	memcpy(VARDATA(stream), aggregate->stream_prefix, prefix_length);
+	memcpy(VARDATA(stream) + prefix_length, VARDATA_ANY(id), id_length);
+	es_stream_check_name(stream);
+	return stream;
+}
+
+/*
+ * The text of every overload of the apply function, and the shape of the state
+ * and of the events.  A function that these call is not in it: after changing
+ * one, the snapshots are to be deleted.
+ */
+const char *
+es_aggregate_fingerprint(EsAggregate *aggregate)
+{
+	StringInfoData text;
+
+	if (aggregate->fingerprint)
+		return aggregate->fingerprint;
+
+	initStringInfo(&text);
+	describe_type(&text, aggregate->state_type);
+	appendStringInfo(&text, "|%s|",
+					 aggregate->initial_literal ? aggregate->initial_literal : "");
+	es_function_scan(aggregate->apply, visit_fingerprint,
+					 (void *[]) {&text, &aggregate->state_type});
+	aggregate->fingerprint =
+		MemoryContextStrdup(aggregate->context,
+							psprintf("%016llx",
+									 (unsigned long long) hash_bytes_extended((unsigned char *) text.data,
+																			  text.len, 0)));
+	pfree(text.data);
+	return aggregate->fingerprint;
+}
+
+static AggregateSet *
+aggregate_set(EsStore *store)
+{
+	AggregateSet *set = store->definitions[ES_DEFINITION_AGGREGATE];
+
+	if (set && store->definitions_valid[ES_DEFINITION_AGGREGATE] &&
+		set->shapes == es_composite_shapes())
+		return set;
+
+	/* set first: what arrives while we load makes the next call load again */
+	store->definitions_valid[ES_DEFINITION_AGGREGATE] = true;
+	PG_TRY();
+	{
+		set = load_aggregates(store);
+	}
+	PG_CATCH();
+	{
+		store->definitions_valid[ES_DEFINITION_AGGREGATE] = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	if (store->definitions[ES_DEFINITION_AGGREGATE])
+		es_retire_context(((AggregateSet *) store->definitions[ES_DEFINITION_AGGREGATE])->context);
+	store->definitions[ES_DEFINITION_AGGREGATE] = set;
+	return set;
+}
+
+/* Definitions are read as they are now, whatever snapshot the transaction has. */
+static AggregateSet *
+load_aggregates(EsStore *store)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "event_sourcing aggregates",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller;
+	AggregateSet *set;
+	HASHCTL		ctl = {0};
+
+	SPI_connect();
+	es_spi_read(store, &load_plan, NULL, NULL, GetLatestSnapshot(), 0);
+
+	caller = MemoryContextSwitchTo(context);
+	set = palloc0(sizeof(AggregateSet));
+	set->context = context;
+	set->shapes = es_composite_shapes();
+	for (uint64 i = 0; i < SPI_processed; i++)
+		set->aggregates = lappend(set->aggregates,
+								  read_aggregate(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
+
+	ctl.hcxt = context;
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(CommandByType);
+	set->by_type = hash_create("event_sourcing commands", 64, &ctl,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.keysize = sizeof(((CommandByName *) NULL)->name);
+	ctl.entrysize = sizeof(CommandByName);
+	set->by_name = hash_create("event_sourcing command names", 64, &ctl,
+							   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	MemoryContextSwitchTo(caller);
+	SPI_finish();
+
+	/* complete: from here on it belongs to the store */
+	MemoryContextSetParent(context, store->context);
+	return set;
+}
+
+/* What needs no catalog look-up; the rest follows when the aggregate is used. */
+static EsAggregate *
+read_aggregate(HeapTuple row, TupleDesc tupdesc)
+{
+	EsAggregate *aggregate = palloc0(sizeof(EsAggregate));
+	bool		isnull;
+	Datum		path;
+
+	aggregate->context = CurrentMemoryContext;
+	aggregate->serial = ++last_serial;
+	aggregate->name = es_spi_column_string(row, tupdesc, 1);
+	aggregate->state_type = InvalidOid;
+	aggregate->identity = es_spi_column_string(row, tupdesc, 3);
+	aggregate->stream_prefix = es_spi_column_string(row, tupdesc, 4);
+	aggregate->initial_literal = es_spi_column_string(row, tupdesc, 7);
+
+	aggregate->commands = es_spi_column_list(row, tupdesc, 8);
+	aggregate->snapshot_every = DatumGetInt32(SPI_getbinval(row, tupdesc, 9, &isnull));
+
+	path = SPI_getbinval(row, tupdesc, 10, &isnull);
+	aggregate->path = es_search_path_read(DatumGetArrayTypeP(path));
+
+	/* a dropped type must not make the store's other aggregates fail */
+	aggregate->state_type = type_by_name(es_spi_column_string(row, tupdesc, 2));
+	if (OidIsValid(aggregate->state_type))
+	{
+		Oid			schema = aggregate->state_type == JSONBOID ? InvalidOid :
+		get_rel_namespace(get_typ_typrelid(aggregate->state_type));
+
+		aggregate->execute = es_function_scope(es_spi_column_string(row, tupdesc, 5), schema,
+											   aggregate->path);
+		aggregate->apply = es_function_scope(es_spi_column_string(row, tupdesc, 6), schema,
+											 aggregate->path);
+	}
+	return aggregate;
+}
+
+/* A type by its name as es_create_aggregate() stores it; InvalidOid when it is gone. */
+static Oid
+type_by_name(const char *name)
+{
+	List	   *names;
+	char	   *schema_name;
+	char	   *bare_name;
+	Oid			schema;
+
+	if (strcmp(name, "jsonb") == 0)
+		return JSONBOID;
+	names = es_qualified_name_list(name);
+	if (list_length(names) != 2)
+		return InvalidOid;
+	DeconstructQualifiedName(names, &schema_name, &bare_name);
+	schema = get_namespace_oid(schema_name, true);
+	if (!OidIsValid(schema))
+		return InvalidOid;
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(bare_name),
+						   ObjectIdGetDatum(schema));
+}
+
+/* What reading the definition left out because it can fail. */
+static void
+resolve_aggregate(EsAggregate *aggregate)
+{
+	MemoryContext caller;
+
+	if (aggregate->initial_state != (Datum) 0)
+		return;
+	if (!OidIsValid(aggregate->state_type))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the state type of aggregate \"%s\" does not exist", aggregate->name),
+				 errhint("Create the type again, or drop the aggregate with es_drop_aggregate().")));
+	caller = MemoryContextSwitchTo(aggregate->context);
+	aggregate->initial_state = initial_state(aggregate->state_type, aggregate->initial_literal);
+	MemoryContextSwitchTo(caller);
+}
+
+static Datum
+initial_state(Oid state_type, const char *literal)
+{
+	Oid			input;
+	Oid			param;
+
+	if (literal == NULL && state_type != JSONBOID)
+		return es_composite_empty(es_composite(state_type));
+	getTypeInputInfo(state_type, &input, &param);
+	return OidInputFunctionCall(input, literal ? pstrdup(literal) : pstrdup("{}"), param, -1);
+}
+
+/* Which aggregate executes commands of this composite type? */
+static EsCommandHandler *
+resolve_type(EsStore *store, AggregateSet *set, Oid command_type)
+{
+	const char *name = es_composite_name(es_composite(command_type));
+	List	   *found = NIL;
+	HandlerSearch search = {0};
+	Oid			function = InvalidOid;
+	bool		takes_envelope = false;
+	ListCell   *cell;
+
+	search.command_type = command_type;
+	foreach(cell, set->aggregates)
+	{
+		search.aggregate = lfirst(cell);
+		search.function = InvalidOid;
+		if (OidIsValid(search.aggregate->state_type))
+			es_function_scan(search.aggregate->execute, visit_by_type, &search);
+		if (OidIsValid(search.function))
+		{
+			found = lappend(found, search.aggregate);
+			function = search.function;
+			takes_envelope = search.takes_envelope;
+		}
+	}
+	if (list_length(found) > 1)
+		ambiguous_command(name, found);
+	if (list_length(found) == 1)
+	{
+		search.aggregate = linitial(found);
+		search.function = function;
+		search.takes_envelope = takes_envelope;
+		return make_handler(set, &search, name);
+	}
+
+	/* an aggregate that gets its commands as JSON may list the type's name */
+	foreach(cell, set->aggregates)
+		if (lists_command(lfirst(cell), name))
+			found = lappend(found, lfirst(cell));
+	if (list_length(found) > 1)
+		ambiguous_command(name, found);
+	if (found == NIL)
+		unknown_command(set, name, format_type_be_qualified(command_type));
+	return listed_handler(set, linitial(found), name);
+}
+
+/* execute(state, command) or execute(state, command, es_command), of the best schema that has one */
+static bool
+visit_by_type(Form_pg_proc function, void *arg)
+{
+	HandlerSearch *search = arg;
+	Oid			argtypes[] = {search->aggregate->state_type, search->command_type,
+	es_extension()->command.oid};
+
+	for (int nargs = 2; nargs <= 3; nargs++)
+		if (es_function_has_args(function, nargs, argtypes))
+		{
+			search->function = function->oid;
+			search->takes_envelope = (nargs == 3);
+			return true;
+		}
+	return false;
+}
+
+/* Collect the types of the name that the aggregate's function takes as commands. */
+static bool
+visit_by_name(Form_pg_proc function, void *arg)
+{
+	HandlerSearch *search = arg;
+	Oid			type;
+
+	if (function->pronargs < 2 || function->pronargs > 3 ||
+		function->proargtypes.values[0] != search->aggregate->state_type)
+		return false;
+	type = function->proargtypes.values[1];
+	if (es_composite_is_named(type, search->command_name) &&
+		(!OidIsValid(search->command_schema) ||
+		 get_rel_namespace(get_typ_typrelid(type)) == search->command_schema))
+		search->types = list_append_unique_oid(search->types, type);
+	return false;
+}
+
+static EsCommandHandler *
+make_handler(AggregateSet *set, HandlerSearch *search, const char *command_name)
+{
+	MemoryContext caller;
+	EsCommandHandler *handler;
+
+	resolve_aggregate(search->aggregate);
+	caller = MemoryContextSwitchTo(set->context);
+	handler = palloc0(sizeof(EsCommandHandler));
+	handler->aggregate = search->aggregate;
+	handler->command_type = search->command_type;
+	handler->command_name = pstrdup(command_name);
+	handler->takes_envelope = search->takes_envelope;
+	handler->execute = es_routine(set->context, search->function);
+	MemoryContextSwitchTo(caller);
+
+	if (OidIsValid(search->command_type))
+	{
+		EsComposite *composite = es_composite(search->command_type);
+
+		handler->identity_attnum = es_composite_field_number(composite,
+															 search->aggregate->identity);
+		if (handler->identity_attnum == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("command \"%s\" has no field \"%s\"", command_name,
+							search->aggregate->identity),
+					 errdetail("It is the identity of aggregate \"%s\".",
+							   search->aggregate->name)));
+	}
+	return handler;
+}
+
+static bool
+lists_command(EsAggregate *aggregate, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, aggregate->commands)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	return false;
+}
+
+/* execute(state, es_command) */
+static EsCommandHandler *
+listed_handler(AggregateSet *set, EsAggregate *aggregate, const char *name)
+{
+	HandlerSearch search = {0};
+
+	resolve_aggregate(aggregate);
+	search.aggregate = aggregate;
+	search.command_type = es_extension()->command.oid;
+	es_function_scan(aggregate->execute, visit_by_type, &search);
+	if (!OidIsValid(search.function))
+		ereport(ERROR,
+				(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
+				 errmsg("aggregate \"%s\" cannot execute command \"%s\"", aggregate->name, name),
+				 errdetail("The aggregate lists the command, but its function does not exist."),
+				 errhint("Create function %s(%s, es_command).", aggregate->execute->name,
+						 format_type_be(aggregate->state_type))));
+	search.command_type = InvalidOid;
+	search.takes_envelope = false;
+	return make_handler(set, &search, name);
+}
+
+static void
+unknown_command(AggregateSet *set, const char *command, const char *signature)
+{
+	EsAggregate *only = list_length(set->aggregates) == 1 ? linitial(set->aggregates) : NULL;
+
+	if (set->aggregates == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
+				 errmsg("no aggregate executes command \"%s\"", command),
+				 errdetail("The store has no aggregate."),
+				 errhint("Define one with es_create_aggregate().")));
+	ereport(ERROR,
+			(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
+			 errmsg("no aggregate executes command \"%s\"", command),
+			 only && only->execute ?
+			 errhint("Create function %s(%s, %s), or define the aggregate with es_create_aggregate().",
+					 only->execute->name, format_type_be(only->state_type), signature) :
+			 errhint("Create function execute(<state type>, %s), or define the aggregate with es_create_aggregate().",
+					 signature)));
+}
+
+static void
+ambiguous_command(const char *command, List *aggregates)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
+			 errmsg("several aggregates execute command \"%s\"", command),
+			 errdetail("Two of them are \"%s\" and \"%s\".",
+					   ((EsAggregate *) linitial(aggregates))->name,
+					   ((EsAggregate *) lsecond(aggregates))->name),
+			 errhint("Give each aggregate an execute_function of its own, or commands of its own.")));
+}
+
+static bool
+visit_fingerprint(Form_pg_proc function, void *arg)
+{
+	StringInfo	out = ((void **) arg)[0];
+	Oid			state_type = *((Oid *) ((void **) arg)[1]);
+	Datum		definition;
+
+	if (function->pronargs < 2 || function->proargtypes.values[0] != state_type)
+		return false;
+	describe_type(out, function->proargtypes.values[1]);
+	definition = DirectFunctionCall1(pg_get_functiondef, ObjectIdGetDatum(function->oid));
+	appendStringInfo(out, "|%s|", TextDatumGetCString(definition));
+	return false;
+}
+
+/* The fields of a composite type by name and type. */
+static void
+describe_type(StringInfo out, Oid type)
+{
+	TupleDesc	tupdesc;
+
+	appendStringInfoString(out, format_type_be_qualified(type));
+	if (!type_is_rowtype(type))
+		return;
+	tupdesc = es_composite_tupdesc(es_composite(type));
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+
+		if (!attr->attisdropped)
+			appendStringInfo(out, ",%s %s", NameStr(attr->attname),
+							 format_type_with_typemod(attr->atttypid, attr->atttypmod));
+	}
+}
+
+/* A text argument that is not empty; NULL only where it is not required. */
+static char *
+text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(arg))
+	{
+		if (required)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be NULL", name)));
+		return NULL;
+	}
+	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (value[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name)));
+	return value;
+}
+
+static ArrayType *
+check_commands(ArrayType *commands)
+{
+	if (array_contains_nulls(commands))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("commands must not contain NULL")));
+	if (ARR_NDIM(commands) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("commands must be a one-dimensional array")));
+	return commands;
+}

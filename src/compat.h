@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		The newest server API under one name on every supported major.
+ *
+ * All conditions on PG_VERSION_NUM live here.  Each shim says which major
+ * changed what.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_COMPAT_H
+#define ES_COMPAT_H
+
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+
+/* 16: one object_aclcheck() instead of a function per catalog */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	switch (classid)
+	{
+		case NamespaceRelationId:
+			return pg_namespace_aclcheck(objectid, roleid, mode);
+		case ProcedureRelationId:
+			return pg_proc_aclcheck(objectid, roleid, mode);
+		default:
+			elog(ERROR, "unexpected catalog %u", classid);
+			return ACLCHECK_NO_PRIV;
+	}
+}
+#endif
+
+/* 16: stringToQualifiedNameList() can report errors softly */
+#if PG_VERSION_NUM >= 160000
+#define es_qualified_name_list(string)	stringToQualifiedNameList((string), NULL)
+#else
+#define es_qualified_name_list(string)	stringToQualifiedNameList(string)
+#endif
+
+/* 17: LockHeldByMe() can also look for stronger modes */
+#if PG_VERSION_NUM >= 170000
+#define es_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode), false)
+#else
+#define es_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode))
+#endif
+
+/* 17: a PGPROC's and a lock instance's virtual transaction id became one field */
+#if PG_VERSION_NUM >= 170000
+#define es_my_lxid()					(MyProc->vxid.lxid)
+#define es_lock_instance_lxid(instance)	((instance)->vxid.localTransactionId)
+#else
+#define es_my_lxid()					(MyProc->lxid)
+#define es_lock_instance_lxid(instance)	((instance)->lxid)
+#endif
+
+#endif							/* ES_COMPAT_H */

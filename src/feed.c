@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * feed.c
+ *		The feed: all events in the order of their positions, of which a
+ *		reader misses none.
+ *
+ * Positions come from a sequence, so that writers of different streams never
+ * wait for each other; therefore they are committed in another order than
+ * drawn, and a reader that simply takes what it sees would skip some for
+ * good.  Two rules prevent that:
+ *
+ * A writer takes, before it draws its first position, a shared lock whose tag
+ * is the sequence's last value: a lower bound of all that it can still draw.
+ * The lock goes with the transaction, so that commit, abort, savepoint
+ * rollback, PREPARE TRANSACTION and crash need no code here.
+ *
+ * A reader (1) reads the sequence's last value, (2) takes the smallest bound
+ * of all locks held, (3) calls the smaller of the two the high-water mark, and
+ * (4) only then takes its snapshot.  A position at or below the mark was drawn
+ * by a transaction that was over at (2), so the snapshot sees it.  Any other
+ * order of these steps loses events; the stress test shows it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "compat.h"
+#include "event.h"
+#include "event_set.h"
+#include "feed.h"
+#include "lock_tag.h"
+#include "spi_plan.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+/* Filters of es_read_all(), as bits of a plan's index. */
+#define READ_BACKWARD	1
+#define READ_CATEGORIES 2
+#define READ_TYPES		4
+
+#define READ_ALL_PLAN(categories, types, order) { \
+	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event" \
+	" WHERE position OPERATOR(pg_catalog.>) $1 AND position OPERATOR(pg_catalog.<=) $2" \
+	categories types \
+	" ORDER BY position " order " LIMIT $3", \
+	5, {INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID} \
+}
+#define WITH_CATEGORIES \
+	" AND pg_catalog.split_part(stream, '-', 1) OPERATOR(pg_catalog.=) ANY ($4)"
+#define WITH_TYPES \
+	" AND type OPERATOR(pg_catalog.=) ANY ($5)"
+
+static const EsPlanSpec read_all_plans[] = {
+	READ_ALL_PLAN("", "", "ASC"),
+	READ_ALL_PLAN("", "", "DESC"),
+	READ_ALL_PLAN(WITH_CATEGORIES, "", "ASC"),
+	READ_ALL_PLAN(WITH_CATEGORIES, "", "DESC"),
+	READ_ALL_PLAN("", WITH_TYPES, "ASC"),
+	READ_ALL_PLAN("", WITH_TYPES, "DESC"),
+	READ_ALL_PLAN(WITH_CATEGORIES, WITH_TYPES, "ASC"),
+	READ_ALL_PLAN(WITH_CATEGORIES, WITH_TYPES, "DESC"),
+};
+
+static const EsPlanSpec last_position_plan = {
+	"SELECT position FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
+};
+
+static int64 last_drawn(EsStore *store);
+static void check_sequence(EsStore *store);
+static void check_filter(FunctionCallInfo fcinfo, int arg, const char *name);
+
+PG_FUNCTION_INFO_V1(es_high_water);
+PG_FUNCTION_INFO_V1(es_read_all);
+
+void
+es_feed_register(EsStore *store)
+{
+	LOCKTAG		tag;
+
+	/* a savepoint's rollback releases the lock, so ask the lock manager */
+	if (store->inflight_bound_set)
+	{
+		es_lock_tag_inflight(&tag, store->event_position, store->inflight_bound);
+		if (es_lock_held_by_me(&tag, ShareLock))
+			return;
+	}
+	if (!store->position_checked)
+		check_sequence(store);
+
+	store->inflight_bound = last_drawn(store);
+	store->inflight_bound_set = true;
+	es_lock_tag_inflight(&tag, store->event_position, store->inflight_bound);
+	(void) LockAcquire(&tag, ShareLock, false, false);
+}
+
+int64
+es_feed_next_position(EsStore *store)
+{
+	return nextval_internal(store->event_position, true);
+}
+
+int64
+es_feed_high_water(EsStore *store)
+{
+	int64		mark;
+	LockData   *locks;
+
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot tell the high-water mark during recovery"),
+				 errdetail("A standby does not see which transactions of the primary have positions in flight."),
+				 errhint("Read the feed on the primary, or read the table of the log itself without its guarantee.")));
+
+	mark = last_drawn(store);	/* first this, then the locks */
+	locks = GetLockStatusData();
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LockInstanceData *lock = &locks->locks[i];
+
+		if (!es_lock_tag_is_inflight(&lock->locktag, store->event_position) ||
+			lock->holdMask == 0 || lock->pid == MyProcPid)
+			continue;
+		mark = Min(mark, es_lock_tag_bound(&lock->locktag));
+	}
+	pfree(locks->locks);
+	pfree(locks);
+	return mark;
+}
+
+/* es_high_water() returns bigint */
+Datum
+es_high_water(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(es_feed_high_water(es_store_current()));
+}
+
+/*
+ * es_read_all(after_position bigint, max_count bigint, categories text[], types text[],
+ * backward boolean) returns setof es_event
+ *
+ * The snapshot is one of our own, so that it is right in every isolation
+ * level: the transaction's may be older than the mark.
+ */
+Datum
+es_read_all(PG_FUNCTION_ARGS)
+{
+	int64		after_position = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	bool		backward = PG_ARGISNULL(4) ? false : PG_GETARG_BOOL(4);
+	EsStore    *store;
+	int64		mark;
+	DestReceiver *dest;
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	int			plan = 0;
+
+	if (after_position < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after_position must not be negative")));
+	es_event_set_check_count(PG_ARGISNULL(1), PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1));
+	check_filter(fcinfo, 2, "categories");
+	check_filter(fcinfo, 3, "types");
+
+	dest = es_event_set_begin(fcinfo);
+	store = es_store_current();
+	mark = es_feed_high_water(store);
+
+	values[0] = Int64GetDatum(after_position);
+	values[1] = Int64GetDatum(mark);
+	if (backward)
+	{
+		plan |= READ_BACKWARD;
+		values[0] = Int64GetDatum(0);
+		if (after_position > 0)
+			values[1] = Int64GetDatum(Min(mark, after_position - 1));
+	}
+	else if (after_position >= mark)
+		return (Datum) 0;
+	for (int i = 2; i < 5; i++)
+	{
+		int			arg = i - 1;
+
+		values[i] = PG_GETARG_DATUM(arg);
+		if (PG_ARGISNULL(arg))
+			nulls[i] = 'n';
+	}
+	if (!PG_ARGISNULL(2))
+		plan |= READ_CATEGORIES;
+	if (!PG_ARGISNULL(3))
+		plan |= READ_TYPES;
+
+	SPI_connect();
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_spi_stream(store, &read_all_plans[plan], values, nulls, dest);
+	PopActiveSnapshot();
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/* The sequence's last value, 0 before the first draw; needs no transaction id. */
+static int64
+last_drawn(EsStore *store)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	FmgrInfo	flinfo = {0};
+	Datum		last;
+
+	/*
+	 * Not "SELECT last_value": the relation's tuple is up to 32 values ahead
+	 * in what it logs, and this function reads what nextval() really gave.
+	 */
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = ObjectIdGetDatum(store->event_position);
+	fcinfo->args[0].isnull = false;
+	last = pg_sequence_last_value(fcinfo);
+	return fcinfo->isnull ? 0 : DatumGetInt64(last);
+}
+
+/*
+ * Refuse to append below what the log already has: a consumer that is past
+ * those positions would never see the events.  Once per session and store,
+ * since only a restore or a replica's promotion can bring it about.
+ */
+static void
+check_sequence(EsStore *store)
+{
+	bool		isnull;
+
+	es_spi_read(store, &last_position_plan, NULL, NULL, GetLatestSnapshot(), 1);
+	if (SPI_processed > 0)
+	{
+		int64		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+													   SPI_tuptable->tupdesc, 1, &isnull));
+		int64		drawn = last_drawn(store);
+
+		if (last > drawn)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the position sequence of store %s is behind its event log",
+							store->name),
+					 errdetail("The last event has position %lld, the sequence is at %lld.",
+							   (long long) last, (long long) drawn),
+					 errhint("Bring the store up to date with es_upgrade_store().")));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	store->position_checked = true;
+}
+
+static void
+check_filter(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	if (!PG_ARGISNULL(arg) && array_contains_nulls(PG_GETARG_ARRAYTYPE_P(arg)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain NULL", name)));
+}

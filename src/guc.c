@@ -1,0 +1,76 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *		Every setting of the extension.
+ *
+ * All of them are fit for ALTER DATABASE, ALTER ROLE and SET LOCAL: none is
+ * state of a session that a connection pool could mix up.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "guc.h"
+#include "utils/guc.h"
+
+char	   *es_store_setting = NULL;
+char	   *es_metadata_setting = NULL;
+int			es_cache_size_kb = 16 * 1024;
+int			es_max_dispatch_depth = 16;
+
+static bool check_store(char **newval, void **extra, GucSource source);
+
+void
+es_guc_init(void)
+{
+	DefineCustomStringVariable("event_sourcing.store",
+							   "Schema of the event store that the functions work on.",
+							   NULL,
+							   &es_store_setting,
+							   "es",
+							   PGC_USERSET, 0,
+							   check_store, NULL, NULL);
+
+	DefineCustomStringVariable("event_sourcing.metadata",
+							   "JSON object that is merged under the metadata of every event.",
+							   "The metadata given with a command or an event wins.  The text is read when it is used.",
+							   &es_metadata_setting,
+							   "",
+							   PGC_USERSET, 0,
+							   NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_sourcing.cache_size",
+							"Memory for folded aggregate states in each session.",
+							"0 keeps no state between two commands.",
+							&es_cache_size_kb,
+							16 * 1024, 0, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_sourcing.max_dispatch_depth",
+							"How deep command handlers and projections may dispatch further commands.",
+							NULL,
+							&es_max_dispatch_depth,
+							16, 1, 1000,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("event_sourcing");
+}
+
+/*
+ * Whether the schema exists is asked when it is used: a setting of a role or
+ * a database is checked long before.
+ */
+static bool
+check_store(char **newval, void **extra, GucSource source)
+{
+	if ((*newval)[0] == '\0' || strlen(*newval) >= NAMEDATALEN)
+	{
+		GUC_check_errdetail("A schema name has 1 to %d bytes.", NAMEDATALEN - 1);
+		return false;
+	}
+	return true;
+}

@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.h
+ *		Settings: event_sourcing.*
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_GUC_H
+#define ES_GUC_H
+
+extern char *es_store_setting;	/* event_sourcing.store: a schema's name */
+extern char *es_metadata_setting;	/* event_sourcing.metadata: a JSON object or '' */
+extern int	es_cache_size_kb;	/* event_sourcing.cache_size */
+extern int	es_max_dispatch_depth;	/* event_sourcing.max_dispatch_depth */
+
+extern void es_guc_init(void);
+
+#endif							/* ES_GUC_H */

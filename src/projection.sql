@@ -1,0 +1,36 @@
+-- Projections
+
+CREATE FUNCTION es_project() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'es_project';
+COMMENT ON FUNCTION es_project() IS 'trigger: hands new events to the inline projections';
+
+CREATE FUNCTION es_create_projection(name text, handler text DEFAULT NULL, mode text DEFAULT 'inline',
+									 targets regclass[] DEFAULT NULL, query text DEFAULT NULL,
+									 types text[] DEFAULT NULL, categories text[] DEFAULT NULL)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
+COMMENT ON FUNCTION es_create_projection(text, text, text, regclass[], text, text[], text[]) IS 'define a projection: overloaded handlers, or one statement over es_new_events';
+
+CREATE FUNCTION es_drop_projection(name text) RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';
+COMMENT ON FUNCTION es_drop_projection(text) IS 'forget the definition of a projection; its tables stay';
+
+CREATE FUNCTION es_pause(name text) RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_pause';
+COMMENT ON FUNCTION es_pause(text) IS 'stop a projection after the last event that it has seen';
+
+CREATE FUNCTION es_resume(name text) RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resume';
+COMMENT ON FUNCTION es_resume(text) IS 'let a paused projection catch up and go on';
+
+CREATE FUNCTION es_rebuild_projection(name text) RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
+COMMENT ON FUNCTION es_rebuild_projection(text) IS 'empty the targets of a projection and replay history into them; returns the number of events';
+
+CREATE FUNCTION es_verify_projection(name text) RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_verify_projection';
+COMMENT ON FUNCTION es_verify_projection(text) IS 'rebuild a projection aside and compare; returns the number of differing rows';
+
+REVOKE ALL ON FUNCTION es_create_projection(text, text, text, regclass[], text, text[], text[]),
+	es_drop_projection(text), es_pause(text), es_resume(text), es_rebuild_projection(text),
+	es_verify_projection(text) FROM PUBLIC;

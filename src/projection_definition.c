@@ -1,0 +1,571 @@
+/*-------------------------------------------------------------------------
+ *
+ * projection_definition.c
+ *		Definitions of projections and the functions behind them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "composite.h"
+#include "extension.h"
+#include "projection.h"
+#include "projection_definition.h"
+#include "retired.h"
+#include "spi_plan.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/queryenvironment.h"
+#include "utils/regproc.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+/* All projections of a store. */
+typedef struct ProjectionSet
+{
+	MemoryContext context;
+	uint64		shapes;			/* es_composite_shapes() when it was loaded */
+	List	   *projections;	/* of EsProjection * */
+} ProjectionSet;
+
+typedef struct HandlerEntry
+{
+	char		type[NAMEDATALEN];	/* hash key: the event type */
+	bool		exists;
+	EsProjectionHandler handler;
+} HandlerEntry;
+
+/* Looking for a handler. */
+typedef struct HandlerSearch
+{
+	const char *type;			/* NULL: any */
+	Oid			function;
+	Oid			event_type;
+	bool		takes_envelope;
+	Oid			generic;		/* handler(es_event), the second choice */
+} HandlerSearch;
+
+static const EsPlanSpec load_plan = {
+	"SELECT name, id, handler, query, targets, types, categories, paused_at, search_path"
+	" FROM @store@.projection ORDER BY id",
+	0, {0}
+};
+
+static const EsPlanSpec insert_plan = {
+	"INSERT INTO @store@.projection"
+	" (name, handler, query, mode, targets, types, categories, search_path)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+	8, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static const EsPlanSpec delete_plan = {
+	"DELETE FROM @store@.projection WHERE name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+};
+
+static const EsPlanSpec pause_plan = {
+	"UPDATE @store@.projection SET paused_at = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+	2, {TEXTOID, INT8OID}
+};
+
+static const EsPlanSpec last_position_plan = {
+	"SELECT position FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
+};
+
+static const char projection_trigger[] =
+"CREATE OR REPLACE TRIGGER event_projection AFTER INSERT ON @store@.event"
+"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
+"ALTER TABLE @store@.event ENABLE ALWAYS TRIGGER event_projection;";
+
+static ProjectionSet *load_projections(EsStore *store);
+static EsProjection *read_projection(HeapTuple row, TupleDesc tupdesc);
+static bool visit_handler(Form_pg_proc function, void *arg);
+static bool has_name(List *names, const char *name, int length);
+static void check_handler(const char *handler, const EsSearchPath *path);
+static void check_query(const char *query, const EsSearchPath *path);
+static Datum target_names(ArrayType *targets);
+static Datum name_list(FunctionCallInfo fcinfo, int arg, const char *what);
+static int64 last_position(EsStore *store);
+
+PG_FUNCTION_INFO_V1(es_create_projection);
+PG_FUNCTION_INFO_V1(es_drop_projection);
+PG_FUNCTION_INFO_V1(es_pause);
+
+/*
+ * es_create_projection(name text, handler text, mode text, targets regclass[], query text,
+ * types text[], categories text[])
+ */
+Datum
+es_create_projection(PG_FUNCTION_ARGS)
+{
+	EsStore    *store = es_store_current();
+	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *handler = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *mode = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *query = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
+	ArrayType  *path_names = es_search_path_current(InvalidOid);
+	EsSearchPath *path = es_search_path_read(path_names);
+	Datum		values[8];
+	char		nulls[9] = "        ";
+
+	if ((handler == NULL) == (query == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a projection has either a handler or a query")));
+	if (mode && strcmp(mode, "async") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("projections of mode \"async\" are not supported by this version"),
+				 errhint("Use mode \"inline\".")));
+	if (mode == NULL || strcmp(mode, "inline") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid mode \"%s\" of a projection", mode ? mode : "NULL"),
+				 errhint("Use mode \"inline\".")));
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = handler ? CStringGetTextDatum(handler) : (Datum) 0;
+	values[2] = query ? CStringGetTextDatum(query) : (Datum) 0;
+	values[3] = CStringGetTextDatum(mode);
+	values[4] = PG_ARGISNULL(3) ? (Datum) 0 : target_names(PG_GETARG_ARRAYTYPE_P(3));
+	values[5] = name_list(fcinfo, 5, "types");
+	values[6] = name_list(fcinfo, 6, "categories");
+	values[7] = PointerGetDatum(path_names);
+	for (int i = 0; i < lengthof(values); i++)
+		nulls[i] = DatumGetPointer(values[i]) == NULL ? 'n' : ' ';
+
+	SPI_connect();
+	if (handler)
+		check_handler(handler, path);
+	else
+		check_query(query, path);
+
+	/* appends under way do not know of it: let them end first */
+	LockRelationOid(store->event, ShareRowExclusiveLock);
+	if (!OidIsValid(get_trigger_oid(store->event, "event_projection", true)))
+		es_store_execute(projection_trigger, store->name);
+	if (es_spi_write(store, &insert_plan, values, nulls) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("projection \"%s\" already exists", name)));
+	if (last_position(store) > 0)
+		ereport(NOTICE,
+				(errmsg("projection \"%s\" begins with the next event", name),
+				 errhint("Fill it from history with es_rebuild_projection().")));
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* es_drop_projection(name text) returns void */
+Datum
+es_drop_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_projection_name_argument(fcinfo);
+	Datum		values[] = {CStringGetTextDatum(name)};
+
+	SPI_connect();
+	if (es_spi_write(es_store_current(), &delete_plan, values, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist", name)));
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* es_pause(name text) returns void */
+Datum
+es_pause(PG_FUNCTION_ARGS)
+{
+	EsStore    *store = es_store_current();
+	char	   *name = es_projection_name_argument(fcinfo);
+
+	SPI_connect();
+
+	/* with no append under way, the last event is the last one it has seen */
+	LockRelationOid(store->event, ShareRowExclusiveLock);
+	if (!es_projection_by_name(store, name)->paused)
+		es_projection_set_paused(store, name, true, last_position(store));
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+List *
+es_projections(EsStore *store)
+{
+	ProjectionSet *set = store->definitions[ES_DEFINITION_PROJECTION];
+
+	if (set && store->definitions_valid[ES_DEFINITION_PROJECTION] &&
+		set->shapes == es_composite_shapes())
+		return set->projections;
+
+	/* set first: what arrives while we load makes the next call load again */
+	store->definitions_valid[ES_DEFINITION_PROJECTION] = true;
+	PG_TRY();
+	{
+		set = load_projections(store);
+	}
+	PG_CATCH();
+	{
+		store->definitions_valid[ES_DEFINITION_PROJECTION] = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	if (store->definitions[ES_DEFINITION_PROJECTION])
+	{
+		ProjectionSet *old = store->definitions[ES_DEFINITION_PROJECTION];
+		ListCell   *cell;
+
+		foreach(cell, old->projections)
+		{
+			EsProjection *projection = lfirst(cell);
+
+			if (projection->plan)
+				es_retire_plan(projection->plan);
+		}
+		es_retire_context(old->context);
+	}
+	store->definitions[ES_DEFINITION_PROJECTION] = set;
+	return set->projections;
+}
+
+EsProjection *
+es_projection_by_name(EsStore *store, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, es_projections(store))
+		if (strcmp(((EsProjection *) lfirst(cell))->name, name) == 0)
+			return lfirst(cell);
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("projection \"%s\" does not exist", name)));
+	return NULL;
+}
+
+EsProjectionHandler *
+es_projection_handler(EsProjection *projection, const text *type)
+{
+	char		name[NAMEDATALEN] = {0};
+	int			length = VARSIZE_ANY_EXHDR(type);
+	HandlerSearch search = {0};
+	HandlerEntry *entry;
+	bool		found;
+
+	/* a name that is too long for a type is like any that has no overload */
+	if (length < NAMEDATALEN)
+		memcpy(name, VARDATA_ANY(type), length);
+	if (projection->handlers == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = NAMEDATALEN;
+		ctl.entrysize = sizeof(HandlerEntry);
+		ctl.hcxt = projection->context;
+		projection->handlers = hash_create("event_sourcing handlers", 32, &ctl,
+										   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	entry = hash_search(projection->handlers, name, HASH_FIND, NULL);
+	if (entry)
+		return entry->exists ? &entry->handler : NULL;
+
+	search.type = name;
+	es_function_scan(projection->scope, visit_handler, &search);
+	if (!OidIsValid(search.function) && OidIsValid(search.generic))
+	{
+		search.function = search.generic;
+		search.event_type = es_extension()->event.oid;
+	}
+
+	entry = hash_search(projection->handlers, name, HASH_ENTER, &found);
+	entry->exists = false;
+	if (OidIsValid(search.function))
+	{
+		entry->handler.routine = es_routine(projection->context, search.function);
+		if (es_routine_returns_set(entry->handler.routine))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("function %s must not return a set",
+							es_routine_name(entry->handler.routine)),
+					 errdetail("It is a handler of projection \"%s\".", projection->name)));
+		entry->handler.event_type = search.event_type;
+		entry->handler.takes_envelope = search.takes_envelope;
+		entry->exists = true;
+	}
+	return entry->exists ? &entry->handler : NULL;
+}
+
+bool
+es_projection_selects(EsProjection *projection, const text *type, const text *stream)
+{
+	if (projection->types != NIL &&
+		!has_name(projection->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
+		return false;
+	if (projection->categories != NIL)
+	{
+		const char *name = VARDATA_ANY(stream);
+		int			length = VARSIZE_ANY_EXHDR(stream);
+		const char *dash = memchr(name, '-', length);
+
+		return has_name(projection->categories, name, dash ? (int) (dash - name) : length);
+	}
+	return true;
+}
+
+SPIPlanPtr
+es_projection_plan(EsProjection *projection)
+{
+	SPIPlanPtr	plan;
+
+	if (projection->plan)
+		return projection->plan;
+	plan = SPI_prepare(projection->query, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	projection->plan = plan;
+	return plan;
+}
+
+void
+es_projection_register_rows(const char *name, TupleDesc tupdesc, Tuplestorestate *rows)
+{
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
+
+	relation->md.name = pstrdup(name);
+	relation->md.reliddesc = InvalidOid;
+	relation->md.tupdesc = tupdesc;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = rows ? tuplestore_tuple_count(rows) : 0;
+	relation->reldata = rows;
+	if (SPI_register_relation(relation) < 0)
+		elog(ERROR, "could not register relation %s", name);
+}
+
+void
+es_projection_set_paused(EsStore *store, const char *name, bool paused, int64 paused_at)
+{
+	Datum		values[] = {CStringGetTextDatum(name), Int64GetDatum(paused_at)};
+
+	(void) es_spi_write(store, &pause_plan, values, paused ? NULL : " n");
+}
+
+char *
+es_projection_name_argument(FunctionCallInfo fcinfo)
+{
+	char	   *name;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the projection's name must not be NULL")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the projection's name must not be empty")));
+	return name;
+}
+
+void
+es_projection_upgrade(const char *store_name)
+{
+	char	   *sql = es_store_sql("SELECT 1 FROM @store@.projection LIMIT 1", store_name);
+
+	if (SPI_execute(sql, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the projections");
+	if (SPI_processed > 0)
+		es_store_execute(projection_trigger, store_name);
+}
+
+/* Definitions are read as they are now, whatever snapshot the transaction has. */
+static ProjectionSet *
+load_projections(EsStore *store)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "event_sourcing projections",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller;
+	ProjectionSet *set;
+
+	SPI_connect();
+	es_spi_read(store, &load_plan, NULL, NULL, GetLatestSnapshot(), 0);
+	caller = MemoryContextSwitchTo(context);
+	set = palloc0(sizeof(ProjectionSet));
+	set->context = context;
+	set->shapes = es_composite_shapes();
+	for (uint64 i = 0; i < SPI_processed; i++)
+		set->projections = lappend(set->projections,
+								   read_projection(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
+	MemoryContextSwitchTo(caller);
+	SPI_finish();
+
+	/* complete: from here on it belongs to the store */
+	MemoryContextSetParent(context, store->context);
+	return set;
+}
+
+static EsProjection *
+read_projection(HeapTuple row, TupleDesc tupdesc)
+{
+	EsProjection *projection = palloc0(sizeof(EsProjection));
+	bool		isnull;
+
+	projection->context = CurrentMemoryContext;
+	projection->name = es_spi_column_string(row, tupdesc, 1);
+	projection->id = DatumGetInt64(SPI_getbinval(row, tupdesc, 2, &isnull));
+	projection->handler = es_spi_column_string(row, tupdesc, 3);
+	projection->query = es_spi_column_string(row, tupdesc, 4);
+	projection->targets = es_spi_column_list(row, tupdesc, 5);
+	projection->types = es_spi_column_list(row, tupdesc, 6);
+	projection->categories = es_spi_column_list(row, tupdesc, 7);
+	projection->paused_at = DatumGetInt64(SPI_getbinval(row, tupdesc, 8, &isnull));
+	projection->paused = !isnull;
+	projection->path =
+		es_search_path_read(DatumGetArrayTypeP(SPI_getbinval(row, tupdesc, 9, &isnull)));
+	if (projection->handler)
+		projection->scope = es_function_scope(projection->handler, InvalidOid, projection->path);
+	return projection;
+}
+
+/* handler(event), handler(event, es_event), or handler(es_event) */
+static bool
+visit_handler(Form_pg_proc function, void *arg)
+{
+	HandlerSearch *search = arg;
+	Oid		   *argtypes = function->proargtypes.values;
+	Oid			envelope = es_extension()->event.oid;
+
+	if (function->pronargs < 1 || function->pronargs > 2 ||
+		(function->pronargs == 2 && argtypes[1] != envelope))
+		return false;
+	if (argtypes[0] == envelope)
+	{
+		if (function->pronargs == 1 && !OidIsValid(search->generic))
+			search->generic = function->oid;
+		return search->type == NULL && OidIsValid(search->generic);
+	}
+	if (!es_composite_is_named(argtypes[0], search->type))
+		return false;
+	search->function = function->oid;
+	search->event_type = argtypes[0];
+	search->takes_envelope = (function->pronargs == 2);
+	return true;
+}
+
+static bool
+has_name(List *names, const char *name, int length)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		const char *other = lfirst(cell);
+
+		if (strncmp(other, name, length) == 0 && other[length] == '\0')
+			return true;
+	}
+	return false;
+}
+
+/* Most likely a misspelled name: a handler without a single overload. */
+static void
+check_handler(const char *handler, const EsSearchPath *path)
+{
+	HandlerSearch search = {0};
+
+	es_function_scan(es_function_scope(handler, InvalidOid, path), visit_handler, &search);
+	if (!OidIsValid(search.function) && !OidIsValid(search.generic))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function \"%s\" handles no type of event", handler),
+				 errhint("Create function %s(<event type>), %s(<event type>, es_event), or %s(es_event).",
+						 handler, handler, handler)));
+}
+
+/* Parse the statement now, so that its author sees what is wrong with it. */
+static void
+check_query(const char *query, const EsSearchPath *path)
+{
+	int			nestlevel = es_search_path_enter(path);
+	SPIPlanPtr	plan;
+
+	SPI_connect();
+	es_projection_register_rows("es_new_events", es_extension()->event.tupdesc, NULL);
+	plan = SPI_prepare(query, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	if (list_length(SPI_plan_get_plan_sources(plan)) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query of a projection must be one statement")));
+	SPI_finish();
+	es_search_path_leave(nestlevel);
+}
+
+/* Tables by their qualified names: dumps and upgrades keep these, and not OIDs. */
+static Datum
+target_names(ArrayType *targets)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(targets, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT, &elements, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		Oid			table = nulls[i] ? InvalidOid : DatumGetObjectId(elements[i]);
+		char	   *name = OidIsValid(table) ? get_rel_name(table) : NULL;
+
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("targets must not contain NULL")));
+		if (name == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation with OID %u does not exist", table)));
+		if (get_rel_relkind(table) != RELKIND_RELATION &&
+			get_rel_relkind(table) != RELKIND_PARTITIONED_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("\"%s\" is not a table", name)));
+		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+																	 name));
+	}
+	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* An array of names; 0 for NULL. */
+static Datum
+name_list(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg))
+		return (Datum) 0;
+	if (array_contains_nulls(PG_GETARG_ARRAYTYPE_P(arg)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain NULL", what)));
+	return PointerGetDatum(PG_GETARG_ARRAYTYPE_P(arg));
+}
+
+static int64
+last_position(EsStore *store)
+{
+	int64		position = 0;
+	bool		isnull;
+
+	es_spi_read(store, &last_position_plan, NULL, NULL, GetLatestSnapshot(), 1);
+	if (SPI_processed > 0)
+		position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+											   &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return position;
+}

@@ -1,0 +1,201 @@
+/*-------------------------------------------------------------------------
+ *
+ * spi_plan.c
+ *		Saved plans of statements on a store.
+ *
+ * Plans run as the caller: privileges, row security and partitioning of the
+ * store's tables work as on any table.  They are generic from the first call
+ * on, since SPI's own choice plans each of the first five calls anew, which
+ * costs a pooled session more than the statements themselves.
+ *
+ * A plan that was made while a store was still empty would scan the whole
+ * table for the rest of the session.  So they are planned without sequential
+ * and bitmap scans and without sorts where an index has the order, and
+ * without JIT, whose compile time dwarfs every one of these statements.
+ * Invalidated plans are therefore made anew here and not by the plan cache.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "retired.h"
+#include "spi_plan.h"
+#include "tcop/dest.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/snapmgr.h"
+
+typedef struct PlanEntry
+{
+	const EsPlanSpec *spec;		/* hash key */
+	SPIPlanPtr	plan;			/* NULL while it is being prepared */
+} PlanEntry;
+
+static SPIPlanPtr prepare_plan(EsStore *store, const EsPlanSpec *spec);
+static void check_result(int result, const EsPlanSpec *spec);
+
+SPIPlanPtr
+es_spi_plan(EsStore *store, const EsPlanSpec *spec)
+{
+	PlanEntry  *entry;
+	SPIPlanPtr	plan;
+	bool		found;
+
+	if (store->plans == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(const EsPlanSpec *);
+		ctl.entrysize = sizeof(PlanEntry);
+		ctl.hcxt = store->context;
+		store->plans = hash_create("event_sourcing plans", 32, &ctl,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+
+	entry = hash_search(store->plans, &spec, HASH_ENTER, &found);
+	if (!found)
+		entry->plan = NULL;
+	if (entry->plan && SPI_plan_is_valid(entry->plan))
+		return entry->plan;
+
+	plan = prepare_plan(store, spec);
+
+	/* planning may have accepted invalidations and come back to this entry */
+	entry = hash_search(store->plans, &spec, HASH_ENTER, &found);
+	if (found && entry->plan)
+		es_retire_plan(entry->plan);
+	entry->plan = plan;
+	return plan;
+}
+
+void
+es_spi_read(EsStore *store, const EsPlanSpec *spec, Datum *values, const char *nulls,
+			Snapshot snapshot, long max_rows)
+{
+	check_result(SPI_execute_snapshot(es_spi_plan(store, spec), values, nulls, snapshot,
+									  InvalidSnapshot, true, false, max_rows),
+				 spec);
+}
+
+void
+es_spi_stream(EsStore *store, const EsPlanSpec *spec, Datum *values, const char *nulls,
+			  DestReceiver *dest)
+{
+	SPIExecuteOptions options = {0};
+
+	options.params = es_param_list(spec->nargs, spec->argtypes, values, nulls);
+	options.read_only = true;
+	options.dest = dest;
+	check_result(SPI_execute_plan_extended(es_spi_plan(store, spec), &options), spec);
+}
+
+uint64
+es_spi_write(EsStore *store, const EsPlanSpec *spec, Datum *values, const char *nulls)
+{
+	check_result(SPI_execute_plan(es_spi_plan(store, spec), values, nulls, false, 0), spec);
+	return SPI_processed;
+}
+
+char *
+es_spi_column_string(HeapTuple row, TupleDesc tupdesc, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, tupdesc, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+List *
+es_spi_column_list(HeapTuple row, TupleDesc tupdesc, int column)
+{
+	List	   *result = NIL;
+	bool		isnull;
+	Datum		array = SPI_getbinval(row, tupdesc, column, &isnull);
+	Datum	   *elements;
+	int			n;
+
+	if (isnull)
+		return NIL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, TextDatumGetCString(elements[i]));
+	return result;
+}
+
+void
+es_spi_plans_retire(EsStore *store)
+{
+	HASH_SEQ_STATUS scan;
+	PlanEntry  *entry;
+
+	if (store->plans == NULL)
+		return;
+	hash_seq_init(&scan, store->plans);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		if (entry->plan)
+			es_retire_plan(entry->plan);
+		entry->plan = NULL;
+	}
+}
+
+ParamListInfo
+es_param_list(int nargs, const Oid *types, const Datum *values, const char *nulls)
+{
+	ParamListInfo params = makeParamList(nargs);
+
+	for (int i = 0; i < nargs; i++)
+	{
+		params->params[i].value = values[i];
+		params->params[i].isnull = (nulls != NULL && nulls[i] == 'n');
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = types[i];
+	}
+	return params;
+}
+
+static SPIPlanPtr
+prepare_plan(EsStore *store, const EsPlanSpec *spec)
+{
+	char	   *sql = es_store_sql(spec->sql, store->name);
+	int			nestlevel = NewGUCNestLevel();
+	SPIPlanPtr	plan;
+	CachedPlan *cached;
+
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+
+	plan = SPI_prepare_cursor(sql, spec->nargs, (Oid *) spec->argtypes, CURSOR_OPT_GENERIC_PLAN);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+
+	/* plan now, under these settings, and not at the first execution */
+	cached = SPI_plan_get_cached_plan(plan);
+	if (cached)
+		ReleaseCachedPlan(cached, CurrentResourceOwner);
+	AtEOXact_GUC(true, nestlevel);
+	pfree(sql);
+	return plan;
+}
+
+static void
+check_result(int result, const EsPlanSpec *spec)
+{
+	if (result < 0)
+		elog(ERROR, "SPI failed on \"%s\": %s", spec->sql, SPI_result_code_string(result));
+}

@@ -1,0 +1,559 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *		A store: the schema that holds one event log with its definitions,
+ *		receipts and state snapshots.
+ *
+ * The tables are the user's, never members of the extension, and use no type
+ * of the extension: DROP EXTENSION takes the triggers along and leaves every
+ * event, and es_upgrade_store() puts the triggers back.
+ *
+ * A session keeps an EsStore for each schema it has worked on.  Callbacks only
+ * flip flags in it; es_store_current() compares it with the catalogs again and
+ * replaces it when the schema or the log is another one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "extension.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "lib/stringinfo.h"
+#include "projection.h"
+#include "retired.h"
+#include "spi_plan.h"
+#include "store.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
+
+/* An entry outlives the EsStore that it points to. */
+typedef struct StoreEntry
+{
+	Oid			schema;			/* hash key */
+	uint32		schema_hash;	/* of NAMESPACEOID, to match invalidations */
+	EsStore    *store;			/* NULL: build it anew */
+	bool		renamed;		/* the schema changed: build it anew */
+	bool		verified;		/* the store's relations are still the catalog's */
+} StoreEntry;
+
+static const char *const definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection"};
+
+static HTAB *stores = NULL;		/* in TopMemoryContext */
+static Oid	permitted_insert = InvalidOid;	/* a log that may get one INSERT now */
+
+static const char store_tables[] =
+"CREATE TABLE IF NOT EXISTS @store@.event ("
+"	position bigint NOT NULL,"
+"	stream text COLLATE \"C\" NOT NULL,"
+"	version bigint NOT NULL,"
+"	type text COLLATE \"C\" NOT NULL,"
+"	data jsonb NOT NULL,"
+"	metadata jsonb,"
+"	event_id uuid NOT NULL,"
+"	correlation_id uuid,"
+"	causation_id uuid,"
+"	recorded_at timestamptz NOT NULL,"
+"	CONSTRAINT event_pkey PRIMARY KEY (stream, version),"
+"	CONSTRAINT event_position_key UNIQUE (position));"
+"COMMENT ON TABLE @store@.event IS 'the event log: append-only, written by es_append() and es_dispatch()';"
+
+/* 2^48 - 1: the bits of a position that fit into the tag of a lock (feed.c) */
+"CREATE SEQUENCE IF NOT EXISTS @store@.event_position AS bigint"
+"	MAXVALUE 281474976710655 NO CYCLE CACHE 1 OWNED BY @store@.event.position;"
+"COMMENT ON SEQUENCE @store@.event_position IS 'the last position drawn';"
+
+"CREATE TABLE IF NOT EXISTS @store@.aggregate ("
+"	name text COLLATE \"C\" PRIMARY KEY,"
+"	state_type text NOT NULL,"
+"	identity text NOT NULL,"
+"	stream_prefix text NOT NULL,"
+"	execute_function text NOT NULL,"
+"	apply_function text NOT NULL,"
+"	initial_state text,"
+"	commands text[],"
+"	snapshot_every int NOT NULL,"
+"	search_path text[] NOT NULL);"
+"COMMENT ON TABLE @store@.aggregate IS 'aggregates, defined by es_create_aggregate()';"
+
+"CREATE TABLE IF NOT EXISTS @store@.snapshot ("
+"	stream text COLLATE \"C\" NOT NULL,"
+"	aggregate text COLLATE \"C\" NOT NULL,"
+"	version bigint NOT NULL,"
+"	position bigint NOT NULL,"
+"	fingerprint text NOT NULL,"
+"	state jsonb NOT NULL,"
+"	recorded_at timestamptz NOT NULL,"
+"	PRIMARY KEY (stream, aggregate));"
+"COMMENT ON TABLE @store@.snapshot IS 'state snapshots: folded states that save reading a stream from its start; may be emptied at any time';"
+
+"CREATE TABLE IF NOT EXISTS @store@.receipt ("
+"	command_id uuid PRIMARY KEY,"
+"	command_type text NOT NULL,"
+"	stream text NOT NULL,"
+"	version bigint NOT NULL,"
+"	position bigint,"
+"	event_count bigint NOT NULL,"
+"	recorded_at timestamptz NOT NULL);"
+"CREATE INDEX IF NOT EXISTS receipt_recorded_at ON @store@.receipt USING brin (recorded_at);"
+"COMMENT ON TABLE @store@.receipt IS 'results of commands that were dispatched with a command_id';"
+
+"CREATE TABLE IF NOT EXISTS @store@.projection ("
+"	name text COLLATE \"C\" PRIMARY KEY,"
+"	id bigint GENERATED ALWAYS AS IDENTITY,"
+"	handler text,"
+"	query text,"
+"	mode text NOT NULL,"
+"	targets text[],"
+"	types text[],"
+"	categories text[],"
+"	paused_at bigint,"
+"	search_path text[] NOT NULL);"
+"COMMENT ON TABLE @store@.projection IS 'projections, defined by es_create_projection()';"
+"COMMENT ON COLUMN @store@.projection.paused_at IS 'NULL: running; else the position of the last event that it has seen';";
+
+/*
+ * The guard of inserts fires for local statements only, so that logical
+ * replication and a restore with triggers disabled can fill the log.  The
+ * guard of changes fires for everybody.
+ */
+static const char store_triggers[] =
+"CREATE OR REPLACE TRIGGER event_guard_insert BEFORE INSERT ON @store@.event"
+"	FOR EACH STATEMENT EXECUTE FUNCTION @extension@.es_event_guard();"
+"CREATE OR REPLACE TRIGGER event_guard_change BEFORE UPDATE OR DELETE OR TRUNCATE ON @store@.event"
+"	FOR EACH STATEMENT EXECUTE FUNCTION @extension@.es_event_guard();"
+"ALTER TABLE @store@.event ENABLE ALWAYS TRIGGER event_guard_change;"
+"CREATE OR REPLACE TRIGGER definition_changed AFTER INSERT OR UPDATE OR DELETE ON @store@.aggregate"
+"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_definition_changed();"
+"ALTER TABLE @store@.aggregate ENABLE ALWAYS TRIGGER definition_changed;"
+"CREATE OR REPLACE TRIGGER definition_changed AFTER INSERT OR UPDATE OR DELETE ON @store@.projection"
+"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_definition_changed();"
+"ALTER TABLE @store@.projection ENABLE ALWAYS TRIGGER definition_changed;";
+
+static EsStore *find_store(Oid schema, const char *schema_name);
+static EsStore *build_store(StoreEntry *entry, const char *schema_name);
+static void verify_store(StoreEntry *entry, const char *schema_name);
+static void drop_store(StoreEntry *entry);
+static void no_store(const char *schema_name) pg_attribute_noreturn();
+static void invalidate_schema(Datum arg, int cacheid, uint32 hashvalue);
+static void invalidate_definitions(Datum arg, int cacheid, uint32 hashvalue);
+static void invalidate_relation(Datum arg, Oid relid);
+static void forbid_at_abort(XactEvent event, void *arg);
+static void forbid_at_subabort(SubXactEvent event, SubTransactionId mysubid,
+							   SubTransactionId parentsubid, void *arg);
+static void make_store(const char *schema_name);
+static void catch_up_sequence(const char *store_name, Oid schema);
+
+PG_FUNCTION_INFO_V1(es_create_store);
+PG_FUNCTION_INFO_V1(es_upgrade_store);
+PG_FUNCTION_INFO_V1(es_current_store);
+PG_FUNCTION_INFO_V1(es_event_guard);
+PG_FUNCTION_INFO_V1(es_definition_changed);
+
+void
+es_store_init(void)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(StoreEntry);
+	stores = hash_create("event_sourcing stores", 8, &ctl, HASH_ELEM | HASH_BLOBS);
+
+	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_schema, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, invalidate_definitions, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, invalidate_definitions, (Datum) 0);
+	CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
+	RegisterXactCallback(forbid_at_abort, NULL);
+	RegisterSubXactCallback(forbid_at_subabort, NULL);
+}
+
+EsStore *
+es_store_current(void)
+{
+	Oid			schema = get_namespace_oid(es_store_setting, true);
+
+	if (!OidIsValid(schema))
+		no_store(es_store_setting);
+	return find_store(schema, es_store_setting);
+}
+
+EsStore *
+es_store_of_schema(Oid schema)
+{
+	return find_store(schema, get_namespace_name(schema));
+}
+
+bool
+es_store_has_row_security(EsStore *store)
+{
+	return check_enable_rls(store->event, InvalidOid, true) == RLS_ENABLED;
+}
+
+void
+es_store_permit_insert(EsStore *store)
+{
+	permitted_insert = store->event;
+}
+
+void
+es_store_forbid_insert(void)
+{
+	permitted_insert = InvalidOid;
+}
+
+char *
+es_store_sql(const char *statement, const char *store_name)
+{
+	const char *const marks[] = {"@store@", "@extension@"};
+	const char *const names[] = {store_name, es_extension()->schema_name};
+	StringInfoData out;
+
+	initStringInfo(&out);
+	while (*statement)
+	{
+		bool		replaced = false;
+
+		for (int i = 0; i < lengthof(marks) && !replaced; i++)
+		{
+			size_t		len = strlen(marks[i]);
+
+			if (strncmp(statement, marks[i], len) == 0)
+			{
+				appendStringInfoString(&out, names[i]);
+				statement += len;
+				replaced = true;
+			}
+		}
+		if (!replaced)
+			appendStringInfoChar(&out, *statement++);
+	}
+	return out.data;
+}
+
+void
+es_store_execute(const char *statements, const char *store_name)
+{
+	char	   *sql = es_store_sql(statements, store_name);
+	int			nestlevel = NewGUCNestLevel();
+	int			result;
+
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("client_min_messages", "warning", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	result = SPI_execute(sql, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
+	AtEOXact_GUC(true, nestlevel);
+	pfree(sql);
+}
+
+/* es_create_store(store name) returns void */
+Datum
+es_create_store(PG_FUNCTION_ARGS)
+{
+	const char *schema_name;
+	Oid			schema;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the store's name must not be NULL")));
+	schema_name = NameStr(*PG_GETARG_NAME(0));
+	if (schema_name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the store's name must not be empty")));
+
+	SPI_connect();
+	schema = get_namespace_oid(schema_name, true);
+	if (!OidIsValid(schema))
+		es_store_execute("CREATE SCHEMA @store@", quote_identifier(schema_name));
+	else if (OidIsValid(get_relname_relid("event", schema)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("event store \"%s\" already exists", schema_name),
+				 errhint("Use es_upgrade_store() to bring it up to date.")));
+	make_store(schema_name);
+	SPI_finish();
+
+	PG_RETURN_VOID();
+}
+
+/* es_upgrade_store(store name) returns void */
+Datum
+es_upgrade_store(PG_FUNCTION_ARGS)
+{
+	const char *schema_name = PG_ARGISNULL(0) ? es_store_setting : NameStr(*PG_GETARG_NAME(0));
+	Oid			schema = get_namespace_oid(schema_name, true);
+
+	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("event", schema)))
+		no_store(schema_name);
+
+	SPI_connect();
+	make_store(schema_name);
+	SPI_finish();
+
+	PG_RETURN_VOID();
+}
+
+/* es_current_store() returns name */
+Datum
+es_current_store(PG_FUNCTION_ARGS)
+{
+	(void) es_store_current();	/* or raise */
+	return DirectFunctionCall1(namein, CStringGetDatum(es_store_setting));
+}
+
+/*
+ * Trigger on the log: the only way in is es_append(), and there is no way to
+ * change what is in.
+ */
+Datum
+es_event_guard(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const char *table;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"es_event_guard\" must be called as a trigger")));
+
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+	{
+		if (permitted_insert == RelationGetRelid(trigger->tg_relation))
+		{
+			permitted_insert = InvalidOid;
+			return PointerGetDatum(NULL);
+		}
+		table = RelationGetRelationName(trigger->tg_relation);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot insert into event log \"%s.%s\" directly",
+						get_namespace_name(RelationGetNamespace(trigger->tg_relation)), table),
+				 errhint("Append events with es_append() or dispatch a command with es_dispatch().")));
+	}
+
+	table = RelationGetRelationName(trigger->tg_relation);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot change event log \"%s.%s\"",
+					get_namespace_name(RelationGetNamespace(trigger->tg_relation)), table),
+			 errdetail("Events are immutable."),
+			 errhint("Append an event that corrects the earlier one, with es_append() or es_dispatch().")));
+	return PointerGetDatum(NULL);
+}
+
+/* Trigger on a definition table: tell every session. */
+Datum
+es_definition_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"es_definition_changed\" must be called as a trigger")));
+	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	return PointerGetDatum(NULL);
+}
+
+static EsStore *
+find_store(Oid schema, const char *schema_name)
+{
+	StoreEntry *entry;
+	bool		found;
+
+	es_retired_free();
+
+	entry = hash_search(stores, &schema, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->store = NULL;
+		entry->renamed = false;
+		entry->verified = false;
+		entry->schema_hash = GetSysCacheHashValue1(NAMESPACEOID, ObjectIdGetDatum(schema));
+	}
+	if (entry->store == NULL || !entry->verified)
+		verify_store(entry, schema_name);
+	return entry->store;
+}
+
+/* Make entry->store the one that the catalogs show, or raise 3F000. */
+static void
+verify_store(StoreEntry *entry, const char *schema_name)
+{
+	Oid			event;
+
+	/* set first: what arrives while we look makes the next call look again */
+	entry->verified = true;
+	event = get_relname_relid("event", entry->schema);
+
+	if (!OidIsValid(event) || !OidIsValid(get_relname_relid("event_position", entry->schema)))
+	{
+		entry->verified = false;
+		no_store(schema_name);
+	}
+	if (entry->store && !entry->renamed && entry->store->event == event &&
+		entry->store->event_position == get_relname_relid("event_position", entry->schema))
+	{
+		for (int i = 0; i < ES_DEFINITION_KINDS; i++)
+			entry->store->definition_tables[i] = get_relname_relid(definition_table_names[i],
+																   entry->schema);
+		return;
+	}
+
+	drop_store(entry);
+	entry->renamed = false;
+	entry->store = build_store(entry, schema_name);
+}
+
+static EsStore *
+build_store(StoreEntry *entry, const char *schema_name)
+{
+	MemoryContext context = AllocSetContextCreate(CacheMemoryContext, "event_sourcing store",
+												  ALLOCSET_DEFAULT_SIZES);
+	EsStore    *store = MemoryContextAllocZero(context, sizeof(EsStore));
+
+	store->schema = entry->schema;
+	store->context = context;
+	store->name = MemoryContextStrdup(context, quote_identifier(schema_name));
+	store->event = get_relname_relid("event", entry->schema);
+	store->event_position = get_relname_relid("event_position", entry->schema);
+	for (int i = 0; i < ES_DEFINITION_KINDS; i++)
+		store->definition_tables[i] = get_relname_relid(definition_table_names[i], entry->schema);
+	return store;
+}
+
+static void
+drop_store(StoreEntry *entry)
+{
+	EsStore    *store = entry->store;
+
+	if (store == NULL)
+		return;
+	entry->store = NULL;
+	es_spi_plans_retire(store);
+	es_retire_context(store->context);
+}
+
+static void
+no_store(const char *schema_name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_SCHEMA_NAME),
+			 errmsg("there is no event store in schema \"%s\"", schema_name),
+			 errhint("Create it with es_create_store(), or name another schema in the setting event_sourcing.store.")));
+}
+
+static void
+invalidate_schema(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS scan;
+	StoreEntry *entry;
+
+	hash_seq_init(&scan, stores);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (hashvalue == 0 || hashvalue == entry->schema_hash)
+		{
+			entry->verified = false;
+			entry->renamed = true;
+		}
+		else if (entry->store)
+		{
+			/* another schema: functions may be found elsewhere now */
+			for (int i = 0; i < ES_DEFINITION_KINDS; i++)
+				entry->store->definitions_valid[i] = false;
+		}
+}
+
+/* Any function or type: what the definitions resolved to may be another one. */
+static void
+invalidate_definitions(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS scan;
+	StoreEntry *entry;
+
+	hash_seq_init(&scan, stores);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->store)
+			for (int i = 0; i < ES_DEFINITION_KINDS; i++)
+				entry->store->definitions_valid[i] = false;
+}
+
+static void
+invalidate_relation(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS scan;
+	StoreEntry *entry;
+
+	hash_seq_init(&scan, stores);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		EsStore    *store = entry->store;
+
+		if (store == NULL)
+			continue;
+		if (!OidIsValid(relid) || relid == store->event || relid == store->event_position)
+			entry->verified = false;
+		for (int i = 0; i < ES_DEFINITION_KINDS; i++)
+			if (!OidIsValid(relid) || relid == store->definition_tables[i])
+				store->definitions_valid[i] = false;
+	}
+}
+
+/* An error between a permit and its insert must not leave the permit behind. */
+static void
+forbid_at_abort(XactEvent event, void *arg)
+{
+	permitted_insert = InvalidOid;
+}
+
+static void
+forbid_at_subabort(SubXactEvent event, SubTransactionId mysubid,
+				   SubTransactionId parentsubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		permitted_insert = InvalidOid;
+}
+
+/* Bring the store in this schema to the version at hand, from nothing or from any older one. */
+static void
+make_store(const char *schema_name)
+{
+	const char *store_name = quote_identifier(schema_name);
+
+	es_store_execute(store_tables, store_name);
+	es_store_execute(store_triggers, store_name);
+	es_projection_upgrade(store_name);
+	catch_up_sequence(store_name, get_namespace_oid(schema_name, false));
+}
+
+/*
+ * A log that was filled by other means than es_append(), such as a restore of
+ * the table alone or logical replication, is ahead of its sequence.  The
+ * triggers' ShareRowExclusiveLock keeps appends away.
+ */
+static void
+catch_up_sequence(const char *store_name, Oid schema)
+{
+	char	   *sql = es_store_sql("SELECT pg_catalog.setval($1, m.position)"
+								   "	FROM (SELECT pg_catalog.max(position) AS position FROM @store@.event) m"
+								   "	WHERE m.position OPERATOR(pg_catalog.>)"
+								   "		COALESCE(pg_catalog.pg_sequence_last_value($1), 0)",
+								   store_name);
+	Oid			argtypes[] = {REGCLASSOID};
+	Datum		values[] = {ObjectIdGetDatum(get_relname_relid("event_position", schema))};
+
+	if (SPI_execute_with_args(sql, 1, argtypes, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the last position");
+}

@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.c
+ *		Streams: names, locks, versions.
+ *
+ * A writer takes the stream's lock first and only then looks, with a snapshot
+ * taken under the lock: what it sees is the stream's end until its
+ * transaction is over.  Lock order: the log's RowExclusiveLock, then streams.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "compat.h"
+#include "errors.h"
+#include "event.h"
+#include "event_set.h"
+#include "fmgr.h"
+#include "lock_tag.h"
+#include "mb/pg_wchar.h"
+#include "spi_plan.h"
+#include "storage/lmgr.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+/*
+ * A transaction that writes more streams than this locks the whole log
+ * instead, so that an import cannot fill the server's lock table.
+ */
+#define MAX_STREAM_LOCKS 256
+
+static int	stream_locks = 0;	/* taken in this transaction; never too low */
+
+static const EsPlanSpec head_plan = {
+	"SELECT version, position FROM @store@.event"
+	" WHERE stream OPERATOR(pg_catalog.=) $1 ORDER BY version DESC LIMIT 1",
+	1, {TEXTOID}
+};
+
+#define READ_STREAM_SQL(condition, order) \
+	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event" \
+	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog." condition ") $2" \
+	" ORDER BY version " order " LIMIT $3"
+
+static const EsPlanSpec forward_plan = {
+	READ_STREAM_SQL(">=", "ASC"), 3, {TEXTOID, INT8OID, INT8OID}
+};
+static const EsPlanSpec backward_plan = {
+	READ_STREAM_SQL("<=", "DESC"), 3, {TEXTOID, INT8OID, INT8OID}
+};
+
+static EsStreamHead read_head(EsStore *store, text *stream, Snapshot snapshot);
+static void forget_stream_locks(XactEvent event, void *arg);
+
+PG_FUNCTION_INFO_V1(es_stream_version);
+PG_FUNCTION_INFO_V1(es_read_stream);
+
+void
+es_stream_init(void)
+{
+	RegisterXactCallback(forget_stream_locks, NULL);
+}
+
+void
+es_stream_check_name(const text *stream)
+{
+	int			length;
+
+	if (stream == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the stream name must not be NULL")));
+	length = VARSIZE_ANY_EXHDR(stream);
+	if (length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the stream name must not be empty")));
+	if (length > ES_STREAM_NAME_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the stream name is too long"),
+				 errdetail("It has %d bytes; at most %d are allowed.",
+						   length, ES_STREAM_NAME_MAX)));
+	if (VARDATA_ANY(stream)[0] == '$')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("stream name \"%s\" is reserved", text_to_cstring(stream)),
+				 errdetail("Names that begin with \"$\" are the store's own.")));
+}
+
+void
+es_stream_lock(EsStore *store, const text *stream)
+{
+	LOCKTAG		tag;
+
+	LockRelationOid(store->event, RowExclusiveLock);
+
+	if (stream_locks >= MAX_STREAM_LOCKS)
+	{
+		LockRelationOid(store->event, ShareRowExclusiveLock);
+		return;
+	}
+
+	es_lock_tag_key(&tag, ES_LOCK_CLASS_STREAM,
+					hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
+										VARSIZE_ANY_EXHDR(stream), store->event));
+	if (LockAcquire(&tag, ExclusiveLock, false, false) != LOCKACQUIRE_ALREADY_HELD)
+		stream_locks++;
+}
+
+EsStreamHead
+es_stream_read_head(EsStore *store, text *stream)
+{
+	EsStreamHead head = read_head(store, stream, GetLatestSnapshot());
+
+	if (IsolationUsesXactSnapshot() &&
+		read_head(store, stream, GetTransactionSnapshot()).version != head.version)
+		es_stream_serialization_failure(stream);
+	return head;
+}
+
+void
+es_stream_serialization_failure(const text *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent append to stream \"%s\"",
+					text_to_cstring(stream)),
+			 errhint("The transaction might succeed if retried.")));
+}
+
+/* es_stream_version(stream text) returns bigint */
+Datum
+es_stream_version(PG_FUNCTION_ARGS)
+{
+	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	EsStreamHead head;
+
+	es_stream_check_name(stream);
+	SPI_connect();
+	head = read_head(es_store_current(), stream, GetActiveSnapshot());
+	SPI_finish();
+	PG_RETURN_INT64(head.version);
+}
+
+/* es_read_stream(stream text, from_version bigint, max_count bigint, backward boolean) */
+Datum
+es_read_stream(PG_FUNCTION_ARGS)
+{
+	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	int64		from_version = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT64(1);
+	bool		backward = PG_ARGISNULL(3) ? false : PG_GETARG_BOOL(3);
+	DestReceiver *dest;
+	Datum		values[3];
+	char		nulls[3] = {' ', ' ', ' '};
+
+	es_stream_check_name(stream);
+	if (from_version < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("from_version must not be negative")));
+	es_event_set_check_count(PG_ARGISNULL(2), PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2));
+
+	/* backwards from the beginning would be of no use: begin at the end */
+	if (backward && from_version <= 1)
+		from_version = PG_INT64_MAX;
+
+	dest = es_event_set_begin(fcinfo);
+	values[0] = PointerGetDatum(stream);
+	values[1] = Int64GetDatum(from_version);
+	values[2] = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
+	if (PG_ARGISNULL(2))
+		nulls[2] = 'n';
+
+	SPI_connect();
+	es_spi_stream(es_store_current(), backward ? &backward_plan : &forward_plan, values, nulls,
+				  dest);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+static EsStreamHead
+read_head(EsStore *store, text *stream, Snapshot snapshot)
+{
+	EsStreamHead head = {0, 0};
+	Datum		values[] = {PointerGetDatum(stream)};
+	bool		isnull;
+
+	es_spi_read(store, &head_plan, values, NULL, snapshot, 1);
+	if (SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+
+		head.version = DatumGetInt64(SPI_getbinval(row, tupdesc, 1, &isnull));
+		head.position = DatumGetInt64(SPI_getbinval(row, tupdesc, 2, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return head;
+}
+
+static void
+forget_stream_locks(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			stream_locks = 0;
+			break;
+		default:
+			break;
+	}
+}

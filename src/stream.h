@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.h
+ *		Streams: names, locks, versions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_STREAM_H
+#define ES_STREAM_H
+
+#include "store.h"
+#include "utils/snapshot.h"
+
+#define ES_STREAM_NAME_MAX 512	/* bytes */
+
+/* The end of a stream. */
+typedef struct EsStreamHead
+{
+	int64		version;		/* 0: the stream does not exist */
+	int64		position;		/* of that version */
+} EsStreamHead;
+
+extern void es_stream_init(void);
+
+/* 22004, 22023 when a name is NULL, empty, too long, or reserved. */
+extern void es_stream_check_name(const text *stream);
+
+/*
+ * Become the only writer of a stream until the transaction ends.  What other
+ * writers committed before is visible to a snapshot that is taken afterwards.
+ */
+extern void es_stream_lock(EsStore *store, const text *stream);
+
+/*
+ * Read a stream's end, as it is now and not as the statement's snapshot has
+ * it.  The caller is connected to SPI and holds the stream's lock.  40001 when
+ * the transaction's own snapshot is older than the stream's end.
+ */
+extern EsStreamHead es_stream_read_head(EsStore *store, text *stream);
+
+/* 40001: in this isolation level nothing may be decided on an older state. */
+extern void es_stream_serialization_failure(const text *stream) pg_attribute_noreturn();
+
+#endif							/* ES_STREAM_H */

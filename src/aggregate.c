@@ -14,13 +14,11 @@
 #include "aggregate.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "compat.h"
 #include "composite.h"
 #include "errors.h"
 #include "extension.h"
 #include "fmgr.h"
-#include "retired.h"
 #include "spi_plan.h"
 #include "stream.h"
 #include "utils/array.h"
@@ -38,8 +36,7 @@
 /* All aggregates of a store. */
 typedef struct AggregateSet
 {
-	MemoryContext context;
-	uint64		shapes;			/* es_composite_shapes() when it was loaded */
+	EsDefinitions base;
 	List	   *aggregates;		/* of EsAggregate * */
 	HTAB	   *by_type;		/* CommandByType */
 	HTAB	   *by_name;		/* CommandByName */
@@ -71,8 +68,11 @@ typedef struct HandlerSearch
 } HandlerSearch;
 
 static const EsPlanSpec load_plan = {
-	"SELECT name, state_type, identity, stream_prefix, execute_function, apply_function,"
-	" initial_state, commands, snapshot_every, search_path"
+	"SELECT name::pg_catalog.text, state_type::pg_catalog.text, identity::pg_catalog.text,"
+	" stream_prefix::pg_catalog.text, execute_function::pg_catalog.text,"
+	" apply_function::pg_catalog.text, initial_state::pg_catalog.text,"
+	" commands::pg_catalog.text[], snapshot_every::pg_catalog.int4,"
+	" search_path::pg_catalog.text[]"
 	" FROM @store@.aggregate ORDER BY name",
 	0, {0}
 };
@@ -92,7 +92,7 @@ static const EsPlanSpec delete_plan = {
 static uint64 last_serial = 0;	/* of the aggregates loaded by this session */
 
 static AggregateSet *aggregate_set(EsStore *store);
-static AggregateSet *load_aggregates(EsStore *store);
+static void load_aggregates(EsDefinitions *definitions);
 static EsAggregate *read_aggregate(HeapTuple row, TupleDesc tupdesc);
 static void resolve_aggregate(EsAggregate *aggregate);
 static Oid	type_by_name(const char *name);
@@ -108,8 +108,6 @@ static EsCommandHandler *listed_handler(AggregateSet *set, EsAggregate *aggregat
 static void unknown_command(AggregateSet *set, const char *command, const char *signature)
 			pg_attribute_noreturn();
 static void ambiguous_command(const char *command, List *aggregates) pg_attribute_noreturn();
-static bool visit_fingerprint(Form_pg_proc function, void *arg);
-static void describe_type(StringInfo out, Oid type);
 static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
 static ArrayType *check_commands(ArrayType *commands);
 
@@ -372,85 +370,24 @@ es_aggregate_stream(EsAggregate *aggregate, const text *id)
 	return stream;
 }
 
-/*
- * The text of every overload of the apply function, and the shape of the state
- * and of the events.  A function that these call is not in it: after changing
- * one, the snapshots are to be deleted.
- */
-const char *
-es_aggregate_fingerprint(EsAggregate *aggregate)
-{
-	StringInfoData text;
-
-	if (aggregate->fingerprint)
-		return aggregate->fingerprint;
-
-	initStringInfo(&text);
-	describe_type(&text, aggregate->state_type);
-	appendStringInfo(&text, "|%s|",
-					 aggregate->initial_literal ? aggregate->initial_literal : "");
-	es_function_scan(aggregate->apply, visit_fingerprint,
-					 (void *[]) {&text, &aggregate->state_type});
-	aggregate->fingerprint =
-		MemoryContextStrdup(aggregate->context,
-							psprintf("%016llx",
-									 (unsigned long long) hash_bytes_extended((unsigned char *) text.data,
-																			  text.len, 0)));
-	pfree(text.data);
-	return aggregate->fingerprint;
-}
-
 static AggregateSet *
 aggregate_set(EsStore *store)
 {
-	AggregateSet *set = store->definitions[ES_DEFINITION_AGGREGATE];
-
-	if (set && store->definitions_valid[ES_DEFINITION_AGGREGATE] &&
-		set->shapes == es_composite_shapes())
-		return set;
-
-	/* set first: what arrives while we load makes the next call load again */
-	store->definitions_valid[ES_DEFINITION_AGGREGATE] = true;
-	PG_TRY();
-	{
-		set = load_aggregates(store);
-	}
-	PG_CATCH();
-	{
-		store->definitions_valid[ES_DEFINITION_AGGREGATE] = false;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	if (store->definitions[ES_DEFINITION_AGGREGATE])
-		es_retire_context(((AggregateSet *) store->definitions[ES_DEFINITION_AGGREGATE])->context);
-	store->definitions[ES_DEFINITION_AGGREGATE] = set;
-	return set;
+	return (AggregateSet *) es_store_definitions(store, ES_DEFINITION_AGGREGATE, &load_plan,
+												 load_aggregates, sizeof(AggregateSet));
 }
 
-/* Definitions are read as they are now, whatever snapshot the transaction has. */
-static AggregateSet *
-load_aggregates(EsStore *store)
+static void
+load_aggregates(EsDefinitions *definitions)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "event_sourcing aggregates",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller;
-	AggregateSet *set;
+	AggregateSet *set = (AggregateSet *) definitions;
 	HASHCTL		ctl = {0};
 
-	SPI_connect();
-	es_spi_read(store, &load_plan, NULL, NULL, GetLatestSnapshot(), 0);
-
-	caller = MemoryContextSwitchTo(context);
-	set = palloc0(sizeof(AggregateSet));
-	set->context = context;
-	set->shapes = es_composite_shapes();
 	for (uint64 i = 0; i < SPI_processed; i++)
 		set->aggregates = lappend(set->aggregates,
 								  read_aggregate(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
 
-	ctl.hcxt = context;
+	ctl.hcxt = definitions->context;
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(CommandByType);
 	set->by_type = hash_create("event_sourcing commands", 64, &ctl,
@@ -459,12 +396,6 @@ load_aggregates(EsStore *store)
 	ctl.entrysize = sizeof(CommandByName);
 	set->by_name = hash_create("event_sourcing command names", 64, &ctl,
 							   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	MemoryContextSwitchTo(caller);
-	SPI_finish();
-
-	/* complete: from here on it belongs to the store */
-	MemoryContextSetParent(context, store->context);
-	return set;
 }
 
 /* What needs no catalog look-up; the rest follows when the aggregate is used. */
@@ -645,13 +576,13 @@ make_handler(AggregateSet *set, HandlerSearch *search, const char *command_name)
 	EsCommandHandler *handler;
 
 	resolve_aggregate(search->aggregate);
-	caller = MemoryContextSwitchTo(set->context);
+	caller = MemoryContextSwitchTo(set->base.context);
 	handler = palloc0(sizeof(EsCommandHandler));
 	handler->aggregate = search->aggregate;
 	handler->command_type = search->command_type;
 	handler->command_name = pstrdup(command_name);
 	handler->takes_envelope = search->takes_envelope;
-	handler->execute = es_routine(set->context, search->function);
+	handler->execute = es_routine(set->base.context, search->function);
 	MemoryContextSwitchTo(caller);
 
 	if (OidIsValid(search->command_type))
@@ -735,41 +666,6 @@ ambiguous_command(const char *command, List *aggregates)
 					   ((EsAggregate *) linitial(aggregates))->name,
 					   ((EsAggregate *) lsecond(aggregates))->name),
 			 errhint("Give each aggregate an execute_function of its own, or commands of its own.")));
-}
-
-static bool
-visit_fingerprint(Form_pg_proc function, void *arg)
-{
-	StringInfo	out = ((void **) arg)[0];
-	Oid			state_type = *((Oid *) ((void **) arg)[1]);
-	Datum		definition;
-
-	if (function->pronargs < 2 || function->proargtypes.values[0] != state_type)
-		return false;
-	describe_type(out, function->proargtypes.values[1]);
-	definition = DirectFunctionCall1(pg_get_functiondef, ObjectIdGetDatum(function->oid));
-	appendStringInfo(out, "|%s|", TextDatumGetCString(definition));
-	return false;
-}
-
-/* The fields of a composite type by name and type. */
-static void
-describe_type(StringInfo out, Oid type)
-{
-	TupleDesc	tupdesc;
-
-	appendStringInfoString(out, format_type_be_qualified(type));
-	if (!type_is_rowtype(type))
-		return;
-	tupdesc = es_composite_tupdesc(es_composite(type));
-	for (int i = 0; i < tupdesc->natts; i++)
-	{
-		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
-
-		if (!attr->attisdropped)
-			appendStringInfo(out, ",%s %s", NameStr(attr->attname),
-							 format_type_with_typemod(attr->atttypid, attr->atttypmod));
-	}
 }
 
 /* A text argument that is not empty; NULL only where it is not required. */

@@ -28,7 +28,7 @@ typedef struct EsAggregate
 	Datum		initial_state;
 	List	   *commands;		/* names (char *) of a schemaless aggregate's commands */
 	int			snapshot_every; /* 0: never */
-	char	   *fingerprint;	/* of the apply functions; NULL: not computed yet */
+	char	   *fingerprint;	/* of fingerprint.c */
 	HTAB	   *applies;		/* of fold.c */
 } EsAggregate;
 
@@ -59,8 +59,5 @@ extern EsCommandHandler *es_command_handler_by_name(EsStore *store, const char *
 
 /* The stream of an instance; 22004, 22023 when the id is NULL, empty or too long. */
 extern text *es_aggregate_stream(EsAggregate *aggregate, const text *id);
-
-/* A text that changes whenever a function or type that folding uses does. */
-extern const char *es_aggregate_fingerprint(EsAggregate *aggregate);
 
 #endif							/* ES_AGGREGATE_H */

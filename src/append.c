@@ -60,7 +60,7 @@ static const EsPlanSpec insert_many_plan = {
 
 /* Events of a stream that have one of the ids, or all of a range of versions. */
 static const EsPlanSpec find_ids_plan = {
-	"SELECT version, position, event_id FROM @store@.event"
+	"SELECT version::pg_catalog.int8, position::pg_catalog.int8, event_id::pg_catalog.uuid FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.>=) $2"
 	" AND version OPERATOR(pg_catalog.<=) $3 AND event_id OPERATOR(pg_catalog.=) ANY ($4)"
 	" ORDER BY version",

@@ -48,6 +48,22 @@ es_event_to_datum(const EsEvent *event)
 	return HeapTupleGetDatum(tuple);
 }
 
+bool
+es_event_fits(TupleDesc tupdesc)
+{
+	static const Oid types[ES_EVENT_COLUMNS] = {
+		INT8OID, TEXTOID, INT8OID, TEXTOID, JSONBOID, JSONBOID, UUIDOID, UUIDOID, UUIDOID,
+		TIMESTAMPTZOID
+	};
+
+	if (tupdesc->natts < ES_EVENT_COLUMNS)
+		return false;
+	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
+		if (TupleDescAttr(tupdesc, i)->atttypid != types[i])
+			return false;
+	return true;
+}
+
 void
 es_event_from_slot(EsEvent *event, TupleTableSlot *slot)
 {

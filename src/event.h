@@ -29,10 +29,15 @@ typedef enum EsEventColumn
 	ES_EVENT_COLUMNS
 } EsEventColumn;
 
-/* The same as a list for SELECT. */
+/*
+ * The same as a list for SELECT.  The casts cost nothing on a store's own
+ * table, and keep a forged one from giving us values of other types.
+ */
 #define ES_EVENT_SELECT_LIST \
-	"position, stream, version, type, data, metadata," \
-	" event_id, correlation_id, causation_id, recorded_at"
+	"position::pg_catalog.int8, stream::pg_catalog.text, version::pg_catalog.int8," \
+	" type::pg_catalog.text, data::pg_catalog.jsonb, metadata::pg_catalog.jsonb," \
+	" event_id::pg_catalog.uuid, correlation_id::pg_catalog.uuid," \
+	" causation_id::pg_catalog.uuid, recorded_at::pg_catalog.timestamptz"
 
 /* A recorded event. */
 typedef struct EsEvent
@@ -58,6 +63,9 @@ typedef struct EsNewEvent
 
 /* An es_event value of a recorded event, in the current context. */
 extern Datum es_event_to_datum(const EsEvent *event);
+
+/* Whether a relation's first columns are those of es_event. */
+extern bool es_event_fits(TupleDesc tupdesc);
 
 /* Take a row with the columns of es_event apart; the row's memory stays in use. */
 extern void es_event_from_slot(EsEvent *event, TupleTableSlot *slot);

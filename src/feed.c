@@ -68,7 +68,7 @@ static const EsPlanSpec read_all_plans[] = {
 };
 
 static const EsPlanSpec last_position_plan = {
-	"SELECT position FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
+	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
 };
 
 static int64 last_drawn(EsStore *store);

@@ -159,6 +159,11 @@ es_project(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"es_project\" must be called as a trigger after insert for each row")));
+	if (!es_event_fits(RelationGetDescr(trigger->tg_relation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("table \"%s\" is not an event log",
+						RelationGetRelationName(trigger->tg_relation))));
 
 	es_event_from_slot(&event, trigger->tg_trigslot);
 	if (run && run->store->event == RelationGetRelid(trigger->tg_relation))

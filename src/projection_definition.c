@@ -15,7 +15,6 @@
 #include "extension.h"
 #include "projection.h"
 #include "projection_definition.h"
-#include "retired.h"
 #include "spi_plan.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -30,8 +29,7 @@
 /* All projections of a store. */
 typedef struct ProjectionSet
 {
-	MemoryContext context;
-	uint64		shapes;			/* es_composite_shapes() when it was loaded */
+	EsDefinitions base;
 	List	   *projections;	/* of EsProjection * */
 } ProjectionSet;
 
@@ -53,7 +51,9 @@ typedef struct HandlerSearch
 } HandlerSearch;
 
 static const EsPlanSpec load_plan = {
-	"SELECT name, id, handler, query, targets, types, categories, paused_at, search_path"
+	"SELECT name::pg_catalog.text, id::pg_catalog.int8, handler::pg_catalog.text,"
+	" query::pg_catalog.text, targets::pg_catalog.text[], types::pg_catalog.text[],"
+	" categories::pg_catalog.text[], paused_at::pg_catalog.int8, search_path::pg_catalog.text[]"
 	" FROM @store@.projection ORDER BY id",
 	0, {0}
 };
@@ -75,7 +75,7 @@ static const EsPlanSpec pause_plan = {
 };
 
 static const EsPlanSpec last_position_plan = {
-	"SELECT position FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
+	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
 };
 
 static const char projection_trigger[] =
@@ -83,7 +83,7 @@ static const char projection_trigger[] =
 "	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
 "ALTER TABLE @store@.event ENABLE ALWAYS TRIGGER event_projection;";
 
-static ProjectionSet *load_projections(EsStore *store);
+static void load_projections(EsDefinitions *definitions);
 static EsProjection *read_projection(HeapTuple row, TupleDesc tupdesc);
 static bool visit_handler(Form_pg_proc function, void *arg);
 static bool has_name(List *names, const char *name, int length);
@@ -91,6 +91,7 @@ static void check_handler(const char *handler, const EsSearchPath *path);
 static void check_query(const char *query, const EsSearchPath *path);
 static Datum target_names(ArrayType *targets);
 static Datum name_list(FunctionCallInfo fcinfo, int arg, const char *what);
+static void free_plan(void *plan);
 static int64 last_position(EsStore *store);
 
 PG_FUNCTION_INFO_V1(es_create_projection);
@@ -198,41 +199,9 @@ es_pause(PG_FUNCTION_ARGS)
 List *
 es_projections(EsStore *store)
 {
-	ProjectionSet *set = store->definitions[ES_DEFINITION_PROJECTION];
-
-	if (set && store->definitions_valid[ES_DEFINITION_PROJECTION] &&
-		set->shapes == es_composite_shapes())
-		return set->projections;
-
-	/* set first: what arrives while we load makes the next call load again */
-	store->definitions_valid[ES_DEFINITION_PROJECTION] = true;
-	PG_TRY();
-	{
-		set = load_projections(store);
-	}
-	PG_CATCH();
-	{
-		store->definitions_valid[ES_DEFINITION_PROJECTION] = false;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	if (store->definitions[ES_DEFINITION_PROJECTION])
-	{
-		ProjectionSet *old = store->definitions[ES_DEFINITION_PROJECTION];
-		ListCell   *cell;
-
-		foreach(cell, old->projections)
-		{
-			EsProjection *projection = lfirst(cell);
-
-			if (projection->plan)
-				es_retire_plan(projection->plan);
-		}
-		es_retire_context(old->context);
-	}
-	store->definitions[ES_DEFINITION_PROJECTION] = set;
-	return set->projections;
+	return ((ProjectionSet *) es_store_definitions(store, ES_DEFINITION_PROJECTION, &load_plan,
+												   load_projections,
+												   sizeof(ProjectionSet)))->projections;
 }
 
 EsProjection *
@@ -322,14 +291,19 @@ SPIPlanPtr
 es_projection_plan(EsProjection *projection)
 {
 	SPIPlanPtr	plan;
+	MemoryContextCallback *release;
 
 	if (projection->plan)
 		return projection->plan;
 	plan = SPI_prepare(projection->query, 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	release = MemoryContextAllocZero(projection->context, sizeof(MemoryContextCallback));
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
+	release->func = free_plan;
+	release->arg = plan;
+	MemoryContextRegisterResetCallback(projection->context, release);
 	projection->plan = plan;
 	return plan;
 }
@@ -385,31 +359,14 @@ es_projection_upgrade(const char *store_name)
 		es_store_execute(projection_trigger, store_name);
 }
 
-/* Definitions are read as they are now, whatever snapshot the transaction has. */
-static ProjectionSet *
-load_projections(EsStore *store)
+static void
+load_projections(EsDefinitions *definitions)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "event_sourcing projections",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller;
-	ProjectionSet *set;
+	ProjectionSet *set = (ProjectionSet *) definitions;
 
-	SPI_connect();
-	es_spi_read(store, &load_plan, NULL, NULL, GetLatestSnapshot(), 0);
-	caller = MemoryContextSwitchTo(context);
-	set = palloc0(sizeof(ProjectionSet));
-	set->context = context;
-	set->shapes = es_composite_shapes();
 	for (uint64 i = 0; i < SPI_processed; i++)
 		set->projections = lappend(set->projections,
 								   read_projection(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
-	MemoryContextSwitchTo(caller);
-	SPI_finish();
-
-	/* complete: from here on it belongs to the store */
-	MemoryContextSetParent(context, store->context);
-	return set;
 }
 
 static EsProjection *
@@ -488,6 +445,13 @@ check_handler(const char *handler, const EsSearchPath *path)
 				 errmsg("function \"%s\" handles no type of event", handler),
 				 errhint("Create function %s(<event type>), %s(<event type>, es_event), or %s(es_event).",
 						 handler, handler, handler)));
+}
+
+/* When the definitions are freed, so is the plan. */
+static void
+free_plan(void *plan)
+{
+	SPI_freeplan(plan);
 }
 
 /* Parse the statement now, so that its author sees what is wrong with it. */

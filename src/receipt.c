@@ -22,7 +22,8 @@
 #include "utils/snapmgr.h"
 
 static const EsPlanSpec find_plan = {
-	"SELECT command_type, stream, version, position, event_count FROM @store@.receipt"
+	"SELECT command_type::pg_catalog.text, stream::pg_catalog.text, version::pg_catalog.int8,"
+	" position::pg_catalog.int8, event_count::pg_catalog.int8 FROM @store@.receipt"
 	" WHERE command_id OPERATOR(pg_catalog.=) $1",
 	1, {UUIDOID}
 };

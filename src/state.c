@@ -29,7 +29,7 @@ typedef struct HistoryRows
 
 /* The last version that was recorded at or before a time. */
 static const EsPlanSpec version_at_plan = {
-	"SELECT version FROM @store@.event"
+	"SELECT version::pg_catalog.int8 FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND recorded_at OPERATOR(pg_catalog.<=) $2"
 	" ORDER BY version DESC LIMIT 1",
 	2, {TEXTOID, TIMESTAMPTZOID}

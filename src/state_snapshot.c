@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "composite.h"
+#include "fingerprint.h"
 #include "fmgr.h"
 #include "spi_plan.h"
 #include "state_snapshot.h"
@@ -26,7 +27,7 @@
 #include "utils/snapmgr.h"
 
 static const EsPlanSpec read_plan = {
-	"SELECT version, position, state FROM @store@.snapshot"
+	"SELECT version::pg_catalog.int8, position::pg_catalog.int8, state::pg_catalog.jsonb FROM @store@.snapshot"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND aggregate OPERATOR(pg_catalog.=) $2"
 	" AND version OPERATOR(pg_catalog.<=) $3 AND fingerprint OPERATOR(pg_catalog.=) $4",
 	4, {TEXTOID, TEXTOID, INT8OID, TEXTOID}
@@ -68,7 +69,7 @@ es_state_snapshot_use(EsFold *fold, int64 to_version)
 		return false;
 
 	values[2] = Int64GetDatum(to_version);
-	values[3] = CStringGetTextDatum(es_aggregate_fingerprint(aggregate));
+	values[3] = CStringGetTextDatum(es_fingerprint(aggregate));
 	es_spi_read(fold->store, &read_plan, values, NULL, GetActiveSnapshot(), 1);
 	found = (SPI_processed > 0);
 	if (found)
@@ -118,7 +119,7 @@ es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now)
 	values[1] = CStringGetTextDatum(aggregate->name);
 	values[2] = Int64GetDatum(fold->head.version);
 	values[3] = Int64GetDatum(fold->head.position);
-	values[4] = CStringGetTextDatum(es_aggregate_fingerprint(aggregate));
+	values[4] = CStringGetTextDatum(es_fingerprint(aggregate));
 	values[5] = JsonbPGetDatum(json);
 	values[6] = TimestampTzGetDatum(now);
 	(void) es_spi_write(fold->store, &write_plan, values, NULL);

@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "composite.h"
 #include "extension.h"
 #include "fmgr.h"
 #include "guc.h"
@@ -35,6 +36,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 /* An entry outlives the EsStore that it points to. */
@@ -191,6 +193,48 @@ EsStore *
 es_store_of_schema(Oid schema)
 {
 	return find_store(schema, get_namespace_name(schema));
+}
+
+EsDefinitions *
+es_store_definitions(EsStore *store, EsDefinitionKind kind, const EsPlanSpec *plan,
+					 EsDefinitionLoader load, Size set_size)
+{
+	EsDefinitions *set = store->definitions[kind];
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context;
+
+	if (set && store->definitions_valid[kind] && set->shapes == es_composite_shapes())
+		return set;
+
+	/* set first: what arrives while we load makes the next call load again */
+	store->definitions_valid[kind] = true;
+	PG_TRY();
+	{
+		SPI_connect();
+		es_spi_read(store, plan, NULL, NULL, GetLatestSnapshot(), 0);
+		context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing definitions",
+										ALLOCSET_DEFAULT_SIZES);
+		MemoryContextSwitchTo(context);
+		set = palloc0(set_size);
+		set->context = context;
+		set->shapes = es_composite_shapes();
+		load(set);
+		/* complete: from here on it belongs to the store */
+		MemoryContextSetParent(context, store->context);
+		SPI_finish();
+	}
+	PG_CATCH();
+	{
+		store->definitions_valid[kind] = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+
+	if (store->definitions[kind])
+		es_retire_context(store->definitions[kind]->context);
+	store->definitions[kind] = set;
+	return set;
 }
 
 bool

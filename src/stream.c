@@ -36,7 +36,7 @@
 static int	stream_locks = 0;	/* taken in this transaction; never too low */
 
 static const EsPlanSpec head_plan = {
-	"SELECT version, position FROM @store@.event"
+	"SELECT version::pg_catalog.int8, position::pg_catalog.int8 FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 ORDER BY version DESC LIMIT 1",
 	1, {TEXTOID}
 };

@@ -74,19 +74,23 @@ static const EsPlanSpec load_plan = {
 	" commands::pg_catalog.text[], snapshot_every::pg_catalog.int4,"
 	" search_path::pg_catalog.text[]"
 	" FROM @store@.aggregate ORDER BY name",
-	0, {0}
+	0,
+	{0},
 };
 
 static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.aggregate (name, state_type, identity, stream_prefix, execute_function,"
 	" apply_function, initial_state, commands, snapshot_every, search_path)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
-	10, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT4OID,
-	TEXTARRAYOID}
+	10,
+	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT4OID,
+	 TEXTARRAYOID},
 };
 
 static const EsPlanSpec delete_plan = {
-	"DELETE FROM @store@.aggregate WHERE name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+	"DELETE FROM @store@.aggregate WHERE name OPERATOR(pg_catalog.=) $1",
+	1,
+	{TEXTOID},
 };
 
 static uint64 last_serial = 0;	/* of the aggregates loaded by this session */
@@ -95,6 +99,8 @@ static AggregateSet *aggregate_set(EsStore *store);
 static void load_aggregates(EsDefinitions *definitions);
 static EsAggregate *read_aggregate(HeapTuple row, TupleDesc tupdesc);
 static void resolve_aggregate(EsAggregate *aggregate);
+static const char *type_to_name(Oid type);
+static Oid	type_schema(Oid type);
 static Oid	type_by_name(const char *name);
 static Datum initial_state(Oid state_type, const char *literal);
 static EsCommandHandler *resolve_type(EsStore *store, AggregateSet *set, Oid command_type);
@@ -106,7 +112,7 @@ static bool lists_command(EsAggregate *aggregate, const char *name);
 static EsCommandHandler *listed_handler(AggregateSet *set, EsAggregate *aggregate,
 										const char *name);
 static void unknown_command(AggregateSet *set, const char *command, const char *signature)
-			pg_attribute_noreturn();
+	pg_attribute_noreturn();
 static void ambiguous_command(const char *command, List *aggregates) pg_attribute_noreturn();
 static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
 static ArrayType *check_commands(ArrayType *commands);
@@ -128,7 +134,7 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 	char	   *prefix;
 	char	   *literal = text_argument(fcinfo, 6, "initial_state", false);
 	int32		snapshot_every = PG_ARGISNULL(8) ? DEFAULT_SNAPSHOT_EVERY : PG_GETARG_INT32(8);
-	Oid			schema = InvalidOid;
+	Oid			schema;
 	EsSearchPath *path;
 	ArrayType  *path_names;
 	Datum		values[10];
@@ -166,15 +172,12 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 				 errhint("0 writes no state snapshots.")));
 	(void) initial_state(state_type, literal);	/* for its errors */
 
-	if (state_type != JSONBOID)
-		schema = get_rel_namespace(get_typ_typrelid(state_type));
+	schema = type_schema(state_type);
 	path_names = es_search_path_current(schema);
 	path = es_search_path_read(path_names);
 
 	values[0] = CStringGetTextDatum(name);
-	values[1] = CStringGetTextDatum(state_type == JSONBOID ? "jsonb" :
-									quote_qualified_identifier(get_namespace_name(schema),
-															   es_composite_name(es_composite(state_type))));
+	values[1] = CStringGetTextDatum(type_to_name(state_type));
 	values[2] = CStringGetTextDatum(text_argument(fcinfo, 1, "identity", true));
 	values[3] = CStringGetTextDatum(prefix);
 	values[4] = CStringGetTextDatum(text_argument(fcinfo, 4, "execute_function", true));
@@ -184,7 +187,7 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 	values[6] = literal ? CStringGetTextDatum(literal) : (Datum) 0;
 	nulls[6] = literal ? ' ' : 'n';
 	values[7] = PG_ARGISNULL(7) ? (Datum) 0 :
-		PointerGetDatum(check_commands(PG_GETARG_ARRAYTYPE_P(7)));
+								  PointerGetDatum(check_commands(PG_GETARG_ARRAYTYPE_P(7)));
 	nulls[7] = PG_ARGISNULL(7) ? 'n' : ' ';
 	values[8] = Int32GetDatum(snapshot_every);
 	values[9] = PointerGetDatum(path_names);
@@ -256,13 +259,16 @@ es_aggregate_by_state_type(EsStore *store, Oid state_type)
 					 errhint("Give the aggregate's name instead.")));
 		found = aggregate;
 	}
-	if (found == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("type %s is not the state of an aggregate", format_type_be(state_type)),
-				 errhint("Define the aggregate with es_create_aggregate().")));
-	resolve_aggregate(found);
-	return found;
+	if (found)
+	{
+		resolve_aggregate(found);
+		return found;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("type %s is not the state of an aggregate", format_type_be(state_type)),
+			 errhint("Define the aggregate with es_create_aggregate().")));
+	return NULL;
 }
 
 EsCommandHandler *
@@ -424,8 +430,7 @@ read_aggregate(HeapTuple row, TupleDesc tupdesc)
 	aggregate->state_type = type_by_name(es_spi_column_string(row, tupdesc, 2));
 	if (OidIsValid(aggregate->state_type))
 	{
-		Oid			schema = aggregate->state_type == JSONBOID ? InvalidOid :
-		get_rel_namespace(get_typ_typrelid(aggregate->state_type));
+		Oid			schema = type_schema(aggregate->state_type);
 
 		aggregate->execute = es_function_scope(es_spi_column_string(row, tupdesc, 5), schema,
 											   aggregate->path);
@@ -435,7 +440,24 @@ read_aggregate(HeapTuple row, TupleDesc tupdesc)
 	return aggregate;
 }
 
-/* A type by its name as es_create_aggregate() stores it; InvalidOid when it is gone. */
+/* A state type's name as it is stored: OIDs would not survive a dump. */
+static const char *
+type_to_name(Oid type)
+{
+	if (type == JSONBOID)
+		return "jsonb";
+	return quote_qualified_identifier(get_namespace_name(type_schema(type)),
+									  es_composite_name(es_composite(type)));
+}
+
+/* Where a state type's functions are looked for first; jsonb has no such place. */
+static Oid
+type_schema(Oid type)
+{
+	return type == JSONBOID ? InvalidOid : get_rel_namespace(get_typ_typrelid(type));
+}
+
+/* A type by its stored name; InvalidOid when it is gone. */
 static Oid
 type_by_name(const char *name)
 {
@@ -533,13 +555,13 @@ resolve_type(EsStore *store, AggregateSet *set, Oid command_type)
 	return listed_handler(set, linitial(found), name);
 }
 
-/* execute(state, command) or execute(state, command, es_command), of the best schema that has one */
+/* execute(state, command[, es_command]), of the best schema that has one */
 static bool
 visit_by_type(Form_pg_proc function, void *arg)
 {
 	HandlerSearch *search = arg;
 	Oid			argtypes[] = {search->aggregate->state_type, search->command_type,
-	es_extension()->command.oid};
+					  es_extension()->command.oid};
 
 	for (int nargs = 2; nargs <= 3; nargs++)
 		if (es_function_has_args(function, nargs, argtypes))
@@ -650,10 +672,10 @@ unknown_command(AggregateSet *set, const char *command, const char *signature)
 			(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
 			 errmsg("no aggregate executes command \"%s\"", command),
 			 only && only->execute ?
-			 errhint("Create function %s(%s, %s), or define the aggregate with es_create_aggregate().",
-					 only->execute->name, format_type_be(only->state_type), signature) :
-			 errhint("Create function execute(<state type>, %s), or define the aggregate with es_create_aggregate().",
-					 signature)));
+				 errhint("Create function %s(%s, %s), or define the aggregate with es_create_aggregate().",
+						 only->execute->name, format_type_be(only->state_type), signature) :
+				 errhint("Create function execute(<state type>, %s), or define the aggregate with es_create_aggregate().",
+						 signature)));
 }
 
 static void

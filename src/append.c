@@ -43,7 +43,7 @@ static const EsPlanSpec insert_one_plan = {
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
 	ES_EVENT_COLUMNS,
 	{INT8OID, TEXTOID, INT8OID, TEXTOID, JSONBOID, JSONBOID, UUIDOID, UUIDOID, UUIDOID,
-	TIMESTAMPTZOID}
+	 TIMESTAMPTZOID},
 };
 
 /* What all events of an append share is given once. */
@@ -55,7 +55,7 @@ static const EsPlanSpec insert_many_plan = {
 	" AS u(position, version, type, data, metadata, event_id, recorded_at)",
 	ES_EVENT_COLUMNS,
 	{INT8ARRAYOID, TEXTOID, INT8ARRAYOID, TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID, UUIDARRAYOID,
-	UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID}
+	 UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID},
 };
 
 /* Events of a stream that have one of the ids, or all of a range of versions. */
@@ -64,7 +64,8 @@ static const EsPlanSpec find_ids_plan = {
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.>=) $2"
 	" AND version OPERATOR(pg_catalog.<=) $3 AND event_id OPERATOR(pg_catalog.=) ANY ($4)"
 	" ORDER BY version",
-	4, {TEXTOID, INT8OID, INT8OID, UUIDARRAYOID}
+	4,
+	{TEXTOID, INT8OID, INT8OID, UUIDARRAYOID},
 };
 
 static uint64 append_count = 0;
@@ -89,7 +90,10 @@ PG_FUNCTION_INFO_V1(es_append_json);
 PG_FUNCTION_INFO_V1(es_append_literal);
 PG_FUNCTION_INFO_V1(es_append_record_value);
 
-/* es_append(stream text, events es_new_event[], expected_version bigint, correlation_id uuid, causation_id uuid) */
+/*
+ * es_append(stream text, events es_new_event[], expected_version bigint, correlation_id uuid,
+ * causation_id uuid)
+ */
 Datum
 es_append(PG_FUNCTION_ARGS)
 {
@@ -180,11 +184,11 @@ es_append_require_version(const text *stream, int64 expected_version, int64 actu
 	ereport(ERROR,
 			(errcode(ERRCODE_ES_WRONG_EXPECTED_VERSION),
 			 expected_version == ES_VERSION_NO_STREAM ?
-			 errmsg("stream \"%s\" already exists, at version %lld", name, (long long) actual_version) :
-			 actual_version == 0 ?
-			 errmsg("stream \"%s\" does not exist", name) :
-			 errmsg("stream \"%s\" is at version %lld, not %lld", name,
-					(long long) actual_version, (long long) expected_version),
+				 errmsg("stream \"%s\" already exists, at version %lld", name, (long long) actual_version) :
+				 actual_version == 0 ?
+				 errmsg("stream \"%s\" does not exist", name) :
+				 errmsg("stream \"%s\" is at version %lld, not %lld", name,
+						(long long) actual_version, (long long) expected_version),
 			 errdetail("stream \"%s\" expected version %lld actual version %lld", name,
 					   (long long) expected_version, (long long) actual_version),
 			 errhint("Read the stream again and decide again.")));
@@ -348,7 +352,8 @@ already_appended(const EsAppend *append, bool has_expected, int64 expected, EsSt
 	values[0] = PointerGetDatum(append->stream);
 	values[1] = Int64GetDatum(anywhere ? 1 : expected + 1);
 	values[2] = Int64GetDatum(anywhere ? head.version : expected + append->nevents);
-	values[3] = PointerGetDatum(construct_array(ids, nids, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
+	values[3] = PointerGetDatum(construct_array(ids, nids, UUIDOID, UUID_LEN, false,
+												TYPALIGN_CHAR));
 	es_spi_read(append->store, &find_ids_plan, values, NULL, GetLatestSnapshot(), 0);
 	nfound = SPI_processed;
 
@@ -406,8 +411,7 @@ check_event_ids(const EsNewEvent *events, int nevents)
 		if (compare_ids(&ids[i - 1], &ids[i]) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("event id %s is given twice",
-							DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(ids[i]))))));
+					 errmsg("event id %s is given twice", es_uuid_string(ids[i]))));
 	pfree(ids);
 }
 
@@ -523,15 +527,16 @@ insert_many(EsStore *store, EsEvent *events, int nevents)
 	{
 		int			column = arrays[a].column;
 		int			lower = 1;
+		ArrayType  *array;
 
 		for (int i = 0; i < nevents; i++)
 		{
 			elements[i] = events[i].values[column];
 			element_nulls[i] = events[i].nulls[column];
 		}
-		values[column] = PointerGetDatum(construct_md_array(elements, element_nulls, 1, &nevents,
-															&lower, arrays[a].type, arrays[a].length,
-															arrays[a].byval, arrays[a].align));
+		array = construct_md_array(elements, element_nulls, 1, &nevents, &lower, arrays[a].type,
+								   arrays[a].length, arrays[a].byval, arrays[a].align);
+		values[column] = PointerGetDatum(array);
 		nulls[column] = ' ';
 	}
 	(void) es_spi_write(store, &insert_many_plan, values, nulls);
@@ -567,8 +572,8 @@ rethrow_as_conflict(EsStore *store, EsEvent *event, MemoryContext context)
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
 	if (error->constraint_name == NULL || strcmp(error->constraint_name, "event_pkey") != 0 ||
-		error->table_name == NULL || strcmp(error->table_name, "event") != 0 ||
-		error->schema_name == NULL || strcmp(quote_identifier(error->schema_name), store->name) != 0)
+		error->schema_name == NULL ||
+		strcmp(quote_identifier(error->schema_name), store->name) != 0)
 		PG_RE_THROW();
 
 	FlushErrorState();

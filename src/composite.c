@@ -495,7 +495,8 @@ decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull)
 												  NumericGetDatum(json->val.numeric))) != 0)
 				return false;
 			*value = DirectFunctionCall1(field->kind == FIELD_INT8 ? numeric_int8 :
-										 field->kind == FIELD_INT4 ? numeric_int4 : numeric_int2,
+											 field->kind == FIELD_INT4 ? numeric_int4 :
+																		 numeric_int2,
 										 NumericGetDatum(json->val.numeric));
 			break;
 
@@ -633,14 +634,14 @@ push_field(JsonbParseState **state, Field *field, Datum value, bool isnull)
 			break;
 
 		case FIELD_TEXT:
-			{
-				text	   *string = DatumGetTextPP(value);
+		{
+			text *string = DatumGetTextPP(value);
 
-				json.type = jbvString;
-				json.val.string.val = VARDATA_ANY(string);
-				json.val.string.len = VARSIZE_ANY_EXHDR(string);
-				break;
-			}
+			json.type = jbvString;
+			json.val.string.val = VARDATA_ANY(string);
+			json.val.string.len = VARSIZE_ANY_EXHDR(string);
+			break;
+		}
 
 		default:
 			push_converted(state, field, value);

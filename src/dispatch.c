@@ -84,7 +84,8 @@ static const EsPlanSpec read_events_plan = {
 	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.>) $2"
 	" AND version OPERATOR(pg_catalog.<=) $3 ORDER BY version",
-	3, {TEXTOID, INT8OID, INT8OID}
+	3,
+	{TEXTOID, INT8OID, INT8OID},
 };
 
 static int	depth = 0;			/* of dispatches within dispatches */
@@ -289,7 +290,7 @@ find_handler(Dispatch *dispatch)
 			es_command_handler_by_name(dispatch->store, dispatch->name);
 		text	   *stream;
 
-		if (handler == dispatch->handler)
+		if (dispatch->handler && handler == dispatch->handler)
 			return;
 		dispatch->handler = handler;
 		prepare_command(dispatch);
@@ -348,24 +349,29 @@ command_identity(Dispatch *dispatch)
 		bool		is_varlena;
 		bool		isnull;
 		Datum		value = es_composite_field(composite, dispatch->record,
-											   handler->identity_attnum, &isnull);
+										 handler->identity_attnum, &isnull);
 
 		if (isnull)
 			return NULL;
 		getTypeOutputInfo(TupleDescAttr(es_composite_tupdesc(composite),
-										handler->identity_attnum - 1)->atttypid,
+										handler->identity_attnum - 1)
+							  ->atttypid,
 						  &output, &is_varlena);
 		return cstring_to_text(OidOutputFunctionCall(output, value));
 	}
 
 	if (getKeyJsonValueFromContainer(&dispatch->data->root, identity, strlen(identity),
-									 &found) == NULL || found.type == jbvNull)
+									 &found) == NULL ||
+		found.type == jbvNull)
 		return NULL;
 	if (found.type == jbvString)
 		return cstring_to_text_with_len(found.val.string.val, found.val.string.len);
 	if (found.type == jbvNumeric)
-		return cstring_to_text(DatumGetCString(DirectFunctionCall1(numeric_out,
-																   NumericGetDatum(found.val.numeric))));
+	{
+		Datum		number = NumericGetDatum(found.val.numeric);
+
+		return cstring_to_text(DatumGetCString(DirectFunctionCall1(numeric_out, number)));
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("field \"%s\" of command \"%s\" must be a string or a number", identity,

@@ -43,7 +43,7 @@ Datum
 es_event_to_datum(const EsEvent *event)
 {
 	HeapTuple	tuple = heap_form_tuple(es_extension()->event.tupdesc,
-										(Datum *) event->values, (bool *) event->nulls);
+									  (Datum *) event->values, (bool *) event->nulls);
 
 	return HeapTupleGetDatum(tuple);
 }
@@ -53,8 +53,7 @@ es_event_fits(TupleDesc tupdesc)
 {
 	static const Oid types[ES_EVENT_COLUMNS] = {
 		INT8OID, TEXTOID, INT8OID, TEXTOID, JSONBOID, JSONBOID, UUIDOID, UUIDOID, UUIDOID,
-		TIMESTAMPTZOID
-	};
+		TIMESTAMPTZOID};
 
 	if (tupdesc->natts < ES_EVENT_COLUMNS)
 		return false;
@@ -154,6 +153,12 @@ Datum
 es_jsonb_from_text(text *json)
 {
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(text_to_cstring(json)));
+}
+
+char *
+es_uuid_string(const pg_uuid_t *uuid)
+{
+	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
 }
 
 /*

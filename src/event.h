@@ -89,6 +89,9 @@ extern Datum es_jsonb_from_text(text *json);
 /* Two JSON objects as one; the second wins.  Either may be NULL. */
 extern Jsonb *es_jsonb_merge(Jsonb *under, Jsonb *over);
 
+/* A UUID as text, in the current context. */
+extern char *es_uuid_string(const pg_uuid_t *uuid);
+
 /* A new time-ordered UUID, version 7 (RFC 9562, section 5.7). */
 extern void es_uuid_v7(pg_uuid_t *uuid);
 

@@ -44,13 +44,16 @@
 #define READ_CATEGORIES 2
 #define READ_TYPES		4
 
-#define READ_ALL_PLAN(categories, types, order) { \
-	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event" \
-	" WHERE position OPERATOR(pg_catalog.>) $1 AND position OPERATOR(pg_catalog.<=) $2" \
-	categories types \
-	" ORDER BY position " order " LIMIT $3", \
-	5, {INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID} \
-}
+#define READ_ALL_PLAN(categories, types, order) \
+	{ \
+		"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event" \
+		" WHERE position OPERATOR(pg_catalog.>) $1 AND position OPERATOR(pg_catalog.<=) $2" categories types \
+		" ORDER BY position " order " LIMIT $3", \
+			5, \
+		{ \
+			INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID \
+		} \
+	}
 #define WITH_CATEGORIES \
 	" AND pg_catalog.split_part(stream, '-', 1) OPERATOR(pg_catalog.=) ANY ($4)"
 #define WITH_TYPES \
@@ -68,8 +71,7 @@ static const EsPlanSpec read_all_plans[] = {
 };
 
 static const EsPlanSpec last_position_plan = {
-	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
-};
+	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}};
 
 static int64 last_drawn(EsStore *store);
 static void check_sequence(EsStore *store);
@@ -237,7 +239,7 @@ check_sequence(EsStore *store)
 	if (SPI_processed > 0)
 	{
 		int64		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-													   SPI_tuptable->tupdesc, 1, &isnull));
+												 SPI_tuptable->tupdesc, 1, &isnull));
 		int64		drawn = last_drawn(store);
 
 		if (last > drawn)

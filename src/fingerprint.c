@@ -186,9 +186,7 @@ add_type(Fingerprint *fingerprint, Oid type)
 
 		if (attr->attisdropped)
 			continue;
-		add_text(fingerprint, psprintf("%s.%s %s", format_type_be_qualified(type),
-									   NameStr(attr->attname),
-									   format_type_with_typemod(attr->atttypid, attr->atttypmod)));
+		add_text(fingerprint, psprintf("%s.%s %s", format_type_be_qualified(type), NameStr(attr->attname), format_type_with_typemod(attr->atttypid, attr->atttypmod)));
 		add_type(fingerprint, attr->atttypid);
 	}
 }

@@ -70,7 +70,8 @@ static const EsPlanSpec read_plan = {
 	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.>=) $2"
 	" AND version OPERATOR(pg_catalog.<=) $3 ORDER BY version",
-	3, {TEXTOID, INT8OID, INT8OID}
+	3,
+	{TEXTOID, INT8OID, INT8OID},
 };
 
 static void keep_state(EsFold *fold, Datum state);
@@ -300,9 +301,9 @@ resolve_apply(EsAggregate *aggregate, const char *type)
 				 errmsg("aggregate \"%s\" cannot apply event \"%s\"", aggregate->name, type),
 				 errdetail("It has no apply function for it."),
 				 aggregate->state_type == JSONBOID ?
-				 errhint("Create function %s(jsonb, es_event).", aggregate->apply->name) :
-				 errhint("Create function %s(%s, %s).", aggregate->apply->name,
-						 format_type_be(aggregate->state_type), quote_identifier(type))));
+					 errhint("Create function %s(jsonb, es_event).", aggregate->apply->name) :
+					 errhint("Create function %s(%s, %s).", aggregate->apply->name,
+							 format_type_be(aggregate->state_type), quote_identifier(type))));
 
 	routine = es_routine(aggregate->context, search.function);
 	if (es_routine_returns_set(routine) || es_routine_result_type(routine) != aggregate->state_type)

@@ -15,7 +15,7 @@
 typedef struct EsFold EsFold;
 
 /* Called after each event; the fold's state is that after it. */
-typedef void (*EsFoldVisit) (EsFold *fold, const EsEvent *event, void *arg);
+typedef void (*EsFoldVisit)(EsFold *fold, const EsEvent *event, void *arg);
 
 struct EsFold
 {

@@ -76,7 +76,8 @@ static const EsPlanSpec history_plan = {
 	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event"
 	" WHERE position OPERATOR(pg_catalog.>) $1 AND position OPERATOR(pg_catalog.<=) $2"
 	" ORDER BY position",
-	2, {INT8OID, INT8OID}
+	2,
+	{INT8OID, INT8OID},
 };
 
 static EsProjectionRun *innermost = NULL;
@@ -357,8 +358,9 @@ handle_event(EsProjection *projection, const EsEvent *event)
 	if (handler->takes_envelope)
 		args[1] = es_event_to_datum(event);
 
-	handling.correlation_id = event->nulls[ES_EVENT_CORRELATION_ID] ? NULL :
-		DatumGetUUIDP(event->values[ES_EVENT_CORRELATION_ID]);
+	handling.correlation_id = NULL;
+	if (!event->nulls[ES_EVENT_CORRELATION_ID])
+		handling.correlation_id = DatumGetUUIDP(event->values[ES_EVENT_CORRELATION_ID]);
 	handling.causation_id = DatumGetUUIDP(event->values[ES_EVENT_ID]);
 	es_handling_begin(&handling);
 	PG_TRY();
@@ -611,7 +613,8 @@ read_target(const char *target, TupleDesc tupdesc)
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
 	SPIExecuteOptions options = {0};
 	SPIPlanPtr	plan = SPI_prepare(psprintf("SELECT ROW(t.*)::pg_catalog.text FROM %s AS t",
-											target), 0, NULL);
+										   target),
+								  0, NULL);
 
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
@@ -633,7 +636,8 @@ count_differences(const char *target, TupleDesc tupdesc, Tuplestorestate *mainta
 	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM ("
 							 "(SELECT row_text FROM es_maintained EXCEPT ALL %s) UNION ALL "
 							 "(%s EXCEPT ALL SELECT row_text FROM es_maintained)) d",
-							 rebuilt, rebuilt), false, 0) != SPI_OK_SELECT)
+							 rebuilt, rebuilt),
+					false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not compare %s", target);
 	differences = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 											  &isnull));

@@ -55,33 +55,37 @@ static const EsPlanSpec load_plan = {
 	" query::pg_catalog.text, targets::pg_catalog.text[], types::pg_catalog.text[],"
 	" categories::pg_catalog.text[], paused_at::pg_catalog.int8, search_path::pg_catalog.text[]"
 	" FROM @store@.projection ORDER BY id",
-	0, {0}
+	0,
+	{0},
 };
 
 static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.projection"
 	" (name, handler, query, mode, targets, types, categories, search_path)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
-	8, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+	8,
+	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
 };
 
 static const EsPlanSpec delete_plan = {
-	"DELETE FROM @store@.projection WHERE name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+	"DELETE FROM @store@.projection WHERE name OPERATOR(pg_catalog.=) $1",
+	1,
+	{TEXTOID},
 };
 
 static const EsPlanSpec pause_plan = {
 	"UPDATE @store@.projection SET paused_at = $2 WHERE name OPERATOR(pg_catalog.=) $1",
-	2, {TEXTOID, INT8OID}
+	2,
+	{TEXTOID, INT8OID},
 };
 
 static const EsPlanSpec last_position_plan = {
-	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}
-};
+	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}};
 
 static const char projection_trigger[] =
-"CREATE OR REPLACE TRIGGER event_projection AFTER INSERT ON @store@.event"
-"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
-"ALTER TABLE @store@.event ENABLE ALWAYS TRIGGER event_projection;";
+	"CREATE OR REPLACE TRIGGER event_projection AFTER INSERT ON @store@.event"
+	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
+	"ALTER TABLE @store@.event ENABLE ALWAYS TRIGGER event_projection;";
 
 static void load_projections(EsDefinitions *definitions);
 static EsProjection *read_projection(HeapTuple row, TupleDesc tupdesc);
@@ -201,7 +205,8 @@ es_projections(EsStore *store)
 {
 	return ((ProjectionSet *) es_store_definitions(store, ES_DEFINITION_PROJECTION, &load_plan,
 												   load_projections,
-												   sizeof(ProjectionSet)))->projections;
+												   sizeof(ProjectionSet)))
+		->projections;
 }
 
 EsProjection *
@@ -501,8 +506,8 @@ target_names(ArrayType *targets)
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("\"%s\" is not a table", name)));
-		elements[i] = CStringGetTextDatum(quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
-																	 name));
+		name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)), name);
+		elements[i] = CStringGetTextDatum(name);
 	}
 	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
 }

@@ -14,6 +14,7 @@
 
 #include "catalog/pg_type.h"
 #include "errors.h"
+#include "event.h"
 #include "fmgr.h"
 #include "receipt.h"
 #include "spi_plan.h"
@@ -25,24 +26,27 @@ static const EsPlanSpec find_plan = {
 	"SELECT command_type::pg_catalog.text, stream::pg_catalog.text, version::pg_catalog.int8,"
 	" position::pg_catalog.int8, event_count::pg_catalog.int8 FROM @store@.receipt"
 	" WHERE command_id OPERATOR(pg_catalog.=) $1",
-	1, {UUIDOID}
+	1,
+	{UUIDOID},
 };
 
 static const EsPlanSpec write_plan = {
 	"INSERT INTO @store@.receipt"
 	" (command_id, command_type, stream, version, position, event_count, recorded_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-	7, {UUIDOID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID}
+	7,
+	{UUIDOID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID},
 };
 
 static const EsPlanSpec prune_plan = {
 	"DELETE FROM @store@.receipt"
 	" WHERE recorded_at OPERATOR(pg_catalog.<) $1",
-	1, {TIMESTAMPTZOID}
+	1,
+	{TIMESTAMPTZOID},
 };
 
 static void other_command(const EsReceipt *receipt, const char *type, const char *stream)
-			pg_attribute_noreturn();
+	pg_attribute_noreturn();
 
 PG_FUNCTION_INFO_V1(es_prune_receipts);
 
@@ -122,12 +126,11 @@ other_command(const EsReceipt *receipt, const char *type, const char *stream)
 	ereport(ERROR,
 			(errcode(ERRCODE_ES_COMMAND_ID_CONFLICT),
 			 errmsg("command id %s belongs to another command",
-					DatumGetCString(DirectFunctionCall1(uuid_out,
-														UUIDPGetDatum(receipt->command_id)))),
+					es_uuid_string(receipt->command_id)),
 			 type ?
-			 errdetail("command \"%s\" stream \"%s\" recorded command \"%s\" stream \"%s\"",
-					   receipt->command_type, text_to_cstring(receipt->stream), type, stream) :
-			 errdetail("command \"%s\" stream \"%s\" recorded by a concurrent transaction",
-					   receipt->command_type, text_to_cstring(receipt->stream)),
+				 errdetail("command \"%s\" stream \"%s\" recorded command \"%s\" stream \"%s\"",
+						   receipt->command_type, text_to_cstring(receipt->stream), type, stream) :
+				 errdetail("command \"%s\" stream \"%s\" recorded by a concurrent transaction",
+						   receipt->command_type, text_to_cstring(receipt->stream)),
 			 errhint("A retry must give the same command; a new command needs a new id.")));
 }

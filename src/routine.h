@@ -63,7 +63,7 @@ extern EsFunctionScope *es_function_scope(const char *name, Oid first_schema,
  * Call visit for every function of the name that lies in the scope, by the
  * order of the schemas.  A visit that returns true ends it.
  */
-typedef bool (*EsFunctionVisit) (Form_pg_proc function, void *arg);
+typedef bool (*EsFunctionVisit)(Form_pg_proc function, void *arg);
 extern void es_function_scan(const EsFunctionScope *scope, EsFunctionVisit visit, void *arg);
 
 /* Whether a function has exactly these argument types. */

@@ -32,7 +32,8 @@ static const EsPlanSpec version_at_plan = {
 	"SELECT version::pg_catalog.int8 FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND recorded_at OPERATOR(pg_catalog.<=) $2"
 	" ORDER BY version DESC LIMIT 1",
-	2, {TEXTOID, TIMESTAMPTZOID}
+	2,
+	{TEXTOID, TIMESTAMPTZOID},
 };
 
 static Datum answer(FunctionCallInfo fcinfo, EsStore *store, EsAggregate *aggregate, bool as_json);
@@ -85,7 +86,7 @@ es_state_keep(EsFold *fold)
 	}
 }
 
-/* es_state(aggregate anyelement, id text, at_version bigint, at_time timestamptz) returns anyelement */
+/* es_state(aggregate anyelement, id text, at_version bigint, at_time timestamptz) */
 Datum
 es_state_typed(PG_FUNCTION_ARGS)
 {
@@ -95,7 +96,7 @@ es_state_typed(PG_FUNCTION_ARGS)
 	return answer(fcinfo, store, es_aggregate_by_state_type(store, type), false);
 }
 
-/* es_state(aggregate text, id text, at_version bigint, at_time timestamptz) returns jsonb */
+/* es_state(aggregate text, id text, at_version bigint, at_time timestamptz) */
 Datum
 es_state_json(PG_FUNCTION_ARGS)
 {
@@ -149,7 +150,7 @@ answer(FunctionCallInfo fcinfo, EsStore *store, EsAggregate *aggregate, bool as_
 {
 	MemoryContext caller = CurrentMemoryContext;
 	text	   *stream = es_aggregate_stream(aggregate,
-											 PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
+									   PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1));
 	int64		to_version = PG_INT64_MAX;
 	Datum		result = (Datum) 0;
 	bool		found;

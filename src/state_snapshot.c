@@ -30,13 +30,15 @@ static const EsPlanSpec read_plan = {
 	"SELECT version::pg_catalog.int8, position::pg_catalog.int8, state::pg_catalog.jsonb FROM @store@.snapshot"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND aggregate OPERATOR(pg_catalog.=) $2"
 	" AND version OPERATOR(pg_catalog.<=) $3 AND fingerprint OPERATOR(pg_catalog.=) $4",
-	4, {TEXTOID, TEXTOID, INT8OID, TEXTOID}
+	4,
+	{TEXTOID, TEXTOID, INT8OID, TEXTOID},
 };
 
 static const EsPlanSpec exists_plan = {
 	"SELECT 1 FROM @store@.snapshot"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND aggregate OPERATOR(pg_catalog.=) $2",
-	2, {TEXTOID, TEXTOID}
+	2,
+	{TEXTOID, TEXTOID},
 };
 
 static const EsPlanSpec write_plan = {
@@ -46,7 +48,8 @@ static const EsPlanSpec write_plan = {
 	" ON CONFLICT (stream, aggregate) DO UPDATE SET version = excluded.version,"
 	" position = excluded.position, fingerprint = excluded.fingerprint,"
 	" state = excluded.state, recorded_at = excluded.recorded_at",
-	7, {TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, TIMESTAMPTZOID}
+	7,
+	{TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, TIMESTAMPTZOID},
 };
 
 static bool may_write(EsStore *store);
@@ -97,12 +100,12 @@ void
 es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now)
 {
 	EsAggregate *aggregate = fold->aggregate;
+	int			every = aggregate->snapshot_every;
 	Datum		state;
 	Jsonb	   *json;
 	Datum		values[7];
 
-	if (aggregate->snapshot_every == 0 ||
-		fold->head.version / aggregate->snapshot_every == since_version / aggregate->snapshot_every ||
+	if (every == 0 || fold->head.version / every == since_version / every ||
 		!may_write(fold->store))
 		return;
 

@@ -66,7 +66,7 @@ extern EsStore *es_store_of_schema(Oid schema);
  * plan in SPI_tuptable and fills a zeroed set of the given size; the current
  * context is the set's.  Usable to the end of the transaction.
  */
-typedef void (*EsDefinitionLoader) (EsDefinitions *set);
+typedef void (*EsDefinitionLoader)(EsDefinitions *set);
 extern EsDefinitions *es_store_definitions(EsStore *store, EsDefinitionKind kind,
 										   const struct EsPlanSpec *plan,
 										   EsDefinitionLoader load, Size set_size);

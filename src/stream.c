@@ -38,7 +38,8 @@ static int	stream_locks = 0;	/* taken in this transaction; never too low */
 static const EsPlanSpec head_plan = {
 	"SELECT version::pg_catalog.int8, position::pg_catalog.int8 FROM @store@.event"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 ORDER BY version DESC LIMIT 1",
-	1, {TEXTOID}
+	1,
+	{TEXTOID},
 };
 
 #define READ_STREAM_SQL(condition, order) \
@@ -47,10 +48,14 @@ static const EsPlanSpec head_plan = {
 	" ORDER BY version " order " LIMIT $3"
 
 static const EsPlanSpec forward_plan = {
-	READ_STREAM_SQL(">=", "ASC"), 3, {TEXTOID, INT8OID, INT8OID}
+	READ_STREAM_SQL(">=", "ASC"),
+	3,
+	{TEXTOID, INT8OID, INT8OID},
 };
 static const EsPlanSpec backward_plan = {
-	READ_STREAM_SQL("<=", "DESC"), 3, {TEXTOID, INT8OID, INT8OID}
+	READ_STREAM_SQL("<=", "DESC"),
+	3,
+	{TEXTOID, INT8OID, INT8OID},
 };
 
 static EsStreamHead read_head(EsStore *store, text *stream, Snapshot snapshot);

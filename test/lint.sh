@@ -32,9 +32,9 @@ layout() {
 		fi
 		diff -bu --label "$file" --label "$file (clang-format)" "$old" "$new" | unmark
 		[ "${PIPESTATUS[0]}" = 0 ] || rc=1
-		# A string of its own line may be longer.
+		# A message stays on one line, so that it can be searched for.
 		expand -t 4 "$file" | awk -v file="$file" -v limit=100 '
-			length > limit && !/^ *"/ {
+			length > limit && !/"/ {
 				printf "%s:%d: longer than %d columns\n", file, NR, limit
 				bad = 1
 			}

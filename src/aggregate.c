@@ -93,6 +93,12 @@ static const EsPlanSpec delete_plan = {
 	{TEXTOID},
 };
 
+static const EsPlanSpec delete_snapshots_plan = {
+	"DELETE FROM @store@.snapshot WHERE aggregate OPERATOR(pg_catalog.=) $1",
+	1,
+	{TEXTOID},
+};
+
 static uint64 last_serial = 0;	/* of the aggregates loaded by this session */
 
 static AggregateSet *aggregate_set(EsStore *store);
@@ -205,14 +211,16 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 Datum
 es_drop_aggregate(PG_FUNCTION_ARGS)
 {
+	EsStore    *store = es_store_current();
 	char	   *name = text_argument(fcinfo, 0, "name", true);
 	Datum		values[] = {CStringGetTextDatum(name)};
 
 	SPI_connect();
-	if (es_spi_write(es_store_current(), &delete_plan, values, NULL) == 0)
+	if (es_spi_write(store, &delete_plan, values, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("aggregate \"%s\" does not exist", name)));
+	(void) es_spi_write(store, &delete_snapshots_plan, values, NULL);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_sequence.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "compat.h"
@@ -38,6 +39,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 /* Filters of es_read_all(), as bits of a plan's index. */
 #define READ_BACKWARD	1
@@ -226,32 +228,44 @@ last_drawn(EsStore *store)
 }
 
 /*
- * Refuse to append below what the log already has: a consumer that is past
- * those positions would never see the events.  Once per session and store,
- * since only a restore or a replica's promotion can bring it about.
+ * Refuse to append where the sequence cannot give rising positions: when it is
+ * behind the log, a consumer that is past those positions would never see the
+ * events; when it hands out values in advance, a bound of them is none.  Once
+ * per session and change of the sequence or the log.
  */
 static void
 check_sequence(EsStore *store)
 {
+	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(store->event_position));
+	Form_pg_sequence sequence;
+	int64		last = 0;
+	int64		drawn;
 	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for sequence %u", store->event_position);
+	sequence = (Form_pg_sequence) GETSTRUCT(tuple);
+	if (sequence->seqincrement != 1 || sequence->seqcache != 1 || sequence->seqcycle)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the position sequence of store %s must count by one, without a cache",
+						store->name),
+				 errhint("Bring the store up to date with es_upgrade_store().")));
+	ReleaseSysCache(tuple);
 
 	es_spi_read(store, &last_position_plan, NULL, NULL, GetLatestSnapshot(), 1);
 	if (SPI_processed > 0)
-	{
-		int64		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-												 SPI_tuptable->tupdesc, 1, &isnull));
-		int64		drawn = last_drawn(store);
-
-		if (last > drawn)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the position sequence of store %s is behind its event log",
-							store->name),
-					 errdetail("The last event has position %lld, the sequence is at %lld.",
-							   (long long) last, (long long) drawn),
-					 errhint("Bring the store up to date with es_upgrade_store().")));
-	}
+		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+										   &isnull));
 	SPI_freetuptable(SPI_tuptable);
+	drawn = last_drawn(store);	/* after the log: it can only have grown since */
+	if (last > drawn)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the position sequence of store %s is behind its event log", store->name),
+				 errdetail("The last event has position %lld, the sequence is at %lld.",
+						   (long long) last, (long long) drawn),
+				 errhint("Bring the store up to date with es_upgrade_store().")));
 	store->position_checked = true;
 }
 

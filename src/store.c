@@ -73,6 +73,7 @@ static const char store_tables[] =
 	/* 2^48 - 1: the bits of a position that fit into the tag of a lock (feed.c) */
 	"CREATE SEQUENCE IF NOT EXISTS @store@.event_position AS bigint"
 	"	MAXVALUE 281474976710655 NO CYCLE CACHE 1 OWNED BY @store@.event.position;"
+	"ALTER SEQUENCE @store@.event_position INCREMENT 1 NO CYCLE CACHE 1;"
 	"COMMENT ON SEQUENCE @store@.event_position IS 'the last position drawn';"
 
 	"CREATE TABLE IF NOT EXISTS @store@.aggregate ("
@@ -440,6 +441,8 @@ verify_store(StoreEntry *entry, const char *schema_name)
 
 	/* set first: what arrives while we look makes the next call look again */
 	entry->verified = true;
+	if (entry->store)
+		entry->store->position_checked = false;
 	event = get_relname_relid("event", entry->schema);
 
 	if (!OidIsValid(event) || !OidIsValid(get_relname_relid("event_position", entry->schema)))

@@ -14,29 +14,6 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
-#include "utils/acl.h"
-
-/* 16: one object_aclcheck() instead of a function per catalog */
-#if PG_VERSION_NUM < 160000
-#include "catalog/pg_class.h"
-#include "catalog/pg_namespace.h"
-#include "catalog/pg_proc.h"
-
-static inline AclResult
-object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
-{
-	switch (classid)
-	{
-		case NamespaceRelationId:
-			return pg_namespace_aclcheck(objectid, roleid, mode);
-		case ProcedureRelationId:
-			return pg_proc_aclcheck(objectid, roleid, mode);
-		default:
-			elog(ERROR, "unexpected catalog %u", classid);
-			return ACLCHECK_NO_PRIV;
-	}
-}
-#endif
 
 /* 16: stringToQualifiedNameList() can report errors softly */
 #if PG_VERSION_NUM >= 160000

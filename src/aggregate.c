@@ -117,9 +117,9 @@ static EsCommandHandler *make_handler(AggregateSet *set, HandlerSearch *search,
 static bool lists_command(EsAggregate *aggregate, const char *name);
 static EsCommandHandler *listed_handler(AggregateSet *set, EsAggregate *aggregate,
 										const char *name);
-static void unknown_command(AggregateSet *set, const char *command, const char *signature)
-	pg_attribute_noreturn();
-static void ambiguous_command(const char *command, List *aggregates) pg_attribute_noreturn();
+pg_noreturn static void unknown_command(AggregateSet *set, const char *command,
+										const char *signature);
+pg_noreturn static void ambiguous_command(const char *command, List *aggregates);
 static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
 static ArrayType *check_commands(ArrayType *commands);
 
@@ -179,6 +179,11 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 	(void) initial_state(state_type, literal);	/* for its errors */
 
 	schema = type_schema(state_type);
+	if (OidIsValid(schema) && isAnyTempNamespace(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("state type %s is temporary", format_type_be(state_type)),
+				 errdetail("Other sessions could not use the aggregate.")));
 	path_names = es_search_path_current(schema);
 	path = es_search_path_read(path_names);
 

@@ -38,4 +38,9 @@
 #define es_lock_instance_lxid(instance)	((instance)->lxid)
 #endif
 
+/* 18: pg_noreturn, before the declaration, replaced pg_attribute_noreturn() */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn						pg_attribute_noreturn()
+#endif
+
 #endif							/* ES_COMPAT_H */

@@ -67,6 +67,7 @@ struct EsComposite
 	TupleDesc	tupdesc;		/* blessed */
 	MemoryContext context;
 	bool		has_other;		/* some field is FIELD_OTHER */
+	bool		exact;			/* see es_composite_is_exact() */
 	MemoryContext populate_context; /* holds what populate remembers */
 	FmgrInfo	populate;		/* jsonb_populate_record() */
 	bool		populate_ready;
@@ -97,6 +98,7 @@ static EsComposite *build_composite(Oid type, uint64 identifier);
 static void watch_type(Oid type);
 static void retire_composite(EsComposite *composite);
 static void init_field(EsComposite *composite, Field *field, Form_pg_attribute attr);
+static bool is_exact(const Field *field);
 static FieldKind field_kind(Oid type, int32 typmod);
 static bool decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull);
 static Datum populate_record(EsComposite *composite, Jsonb *json);
@@ -207,6 +209,12 @@ es_composite_from_jsonb(EsComposite *composite, Jsonb *json)
 	}
 	tuple = heap_form_tuple(composite->tupdesc, values, nulls);
 	return HeapTupleGetDatum(tuple);
+}
+
+bool
+es_composite_is_exact(EsComposite *composite)
+{
+	return composite->exact;
 }
 
 void
@@ -365,6 +373,7 @@ build_composite(Oid type, uint64 identifier)
 	composite->shapes = shape_generation;
 	composite->tupdesc = tupdesc;
 	composite->context = context;
+	composite->exact = true;
 
 	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
 	if (!HeapTupleIsValid(tuple))
@@ -431,11 +440,34 @@ init_field(EsComposite *composite, Field *field, Form_pg_attribute attr)
 	field->kind = field_kind(field->type, field->typmod);
 	if (field->kind == FIELD_OTHER)
 		composite->has_other = true;
+	if (!is_exact(field))
+		composite->exact = false;
 	getTypeInputInfo(field->type, &input, &field->input_param);
 	fmgr_info_cxt(input, &field->input, composite->context);
 	fmgr_info_cxt(F_TO_JSONB, &field->to_jsonb, composite->context);
 	fmgr_info_set_expr(call_expr(F_TO_JSONB, JSONBOID, field->type, field->typmod),
 					   &field->to_jsonb);
+}
+
+static bool
+is_exact(const Field *field)
+{
+	switch (field->kind)
+	{
+		case FIELD_BOOL:
+		case FIELD_INT2:
+		case FIELD_INT4:
+		case FIELD_INT8:
+		case FIELD_NUMERIC:
+		case FIELD_TEXT:
+			return true;
+		case FIELD_SCALAR:
+			return field->type == UUIDOID || field->type == DATEOID ||
+				field->type == TIMESTAMPOID || field->type == TIMESTAMPTZOID ||
+				get_typtype(field->type) == TYPTYPE_ENUM;
+		default:
+			return false;
+	}
 }
 
 static FieldKind

@@ -38,6 +38,12 @@ extern TupleDesc es_composite_tupdesc(EsComposite *composite);
  */
 extern Datum es_composite_from_jsonb(EsComposite *composite, Jsonb *json);
 
+/*
+ * Whether every value comes back from JSON as it was.  Others do not: arrays
+ * with other bounds, JSON null in a jsonb field, -0 and the like.
+ */
+extern bool es_composite_is_exact(EsComposite *composite);
+
 /* 22023 when the JSON object has a key that the type has not. */
 extern void es_composite_check_keys(EsComposite *composite, Jsonb *json);
 

@@ -170,7 +170,7 @@ es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
 	args[0] = fold->state;
 	if (apply->event_type == es_extension()->event.oid)
 		args[1] = es_event_to_datum(event);
-	else if (apply->event_type == record_type)
+	else if (apply->event_type == record_type && es_composite_is_exact(es_composite(record_type)))
 		args[1] = record;
 	else
 		args[1] = es_composite_from_jsonb(es_composite(apply->event_type),

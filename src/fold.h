@@ -57,7 +57,8 @@ extern bool es_fold_read(EsFold *fold, int64 to_version);
 
 /*
  * Apply one event.  If it is at hand as a composite value, that and its type
- * spare reading it from JSON.  SE005 without an apply function for it.
+ * may spare reading it from JSON: only where it would come back the same, so
+ * that this session's state is everybody's.  SE005 without an apply function for it.
  */
 extern void es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record);
 

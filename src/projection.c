@@ -32,6 +32,7 @@
 #include "extension.h"
 #include "fmgr.h"
 #include "handling.h"
+#include "lib/stringinfo.h"
 #include "lock_tag.h"
 #include "projection.h"
 #include "projection_definition.h"
@@ -474,12 +475,14 @@ lock_for_rebuild(EsStore *store, char *name)
 	lock_projection(store, es_projection_by_name(store, name), ExclusiveLock);
 	AcceptInvalidationMessages();
 	projection = es_projection_by_name(store, name);
+	es_projection_require_handler(projection);
 	return projection;
 }
 
 static void
 empty_targets(EsProjection *projection)
 {
+	StringInfoData sql;
 	ListCell   *cell;
 
 	if (projection->targets == NIL)
@@ -488,13 +491,18 @@ empty_targets(EsProjection *projection)
 				 errmsg("projection \"%s\" has no targets", projection->name),
 				 errdetail("Without them it is not known which tables to rebuild."),
 				 errhint("Drop it and define it again with targets.")));
+
+	/* one statement, so that foreign keys between them are checked at its end */
+	initStringInfo(&sql);
 	foreach(cell, projection->targets)
 	{
-		char	   *sql = psprintf("DELETE FROM %s", (char *) lfirst(cell));
-
-		if (SPI_execute(sql, false, 0) != SPI_OK_DELETE)
-			elog(ERROR, "could not empty %s", (char *) lfirst(cell));
+		if (foreach_current_index(cell) > 0)
+			appendStringInfo(&sql, "%s t%d AS (DELETE FROM %s)", sql.len == 0 ? "WITH" : ",",
+							 foreach_current_index(cell), (char *) lfirst(cell));
 	}
+	appendStringInfo(&sql, " DELETE FROM %s", (char *) linitial(projection->targets));
+	if (SPI_execute(sql.data, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not empty the targets of projection \"%s\"", projection->name);
 }
 
 /*

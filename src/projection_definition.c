@@ -91,7 +91,7 @@ static void load_projections(EsDefinitions *definitions);
 static EsProjection *read_projection(HeapTuple row, TupleDesc tupdesc);
 static bool visit_handler(Form_pg_proc function, void *arg);
 static bool has_name(List *names, const char *name, int length);
-static void check_handler(const char *handler, const EsSearchPath *path);
+static void require_overload(const EsFunctionScope *scope, const char *handler);
 static void check_query(const char *query, const EsSearchPath *path);
 static Datum target_names(ArrayType *targets);
 static Datum name_list(FunctionCallInfo fcinfo, int arg, const char *what);
@@ -147,7 +147,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	if (handler)
-		check_handler(handler, path);
+		require_overload(es_function_scope(handler, InvalidOid, path), handler);
 	else
 		check_query(query, path);
 
@@ -273,6 +273,13 @@ es_projection_handler(EsProjection *projection, const text *type)
 		entry->exists = true;
 	}
 	return entry->exists ? &entry->handler : NULL;
+}
+
+void
+es_projection_require_handler(EsProjection *projection)
+{
+	if (projection->handler)
+		require_overload(projection->scope, projection->handler);
 }
 
 bool
@@ -439,11 +446,11 @@ has_name(List *names, const char *name, int length)
 
 /* Most likely a misspelled name: a handler without a single overload. */
 static void
-check_handler(const char *handler, const EsSearchPath *path)
+require_overload(const EsFunctionScope *scope, const char *handler)
 {
 	HandlerSearch search = {0};
 
-	es_function_scan(es_function_scope(handler, InvalidOid, path), visit_handler, &search);
+	es_function_scan(scope, visit_handler, &search);
 	if (!OidIsValid(search.function) && !OidIsValid(search.generic))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),

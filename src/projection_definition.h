@@ -50,6 +50,9 @@ extern EsProjection *es_projection_by_name(EsStore *store, const char *name);
 /* The overload for a type of event, NULL when there is none. */
 extern EsProjectionHandler *es_projection_handler(EsProjection *projection, const text *type);
 
+/* 42883 when its handler has no overload at all any more. */
+extern void es_projection_require_handler(EsProjection *projection);
+
 /* Whether the projection's filters let an event through. */
 extern bool es_projection_selects(EsProjection *projection, const text *type, const text *stream);
 

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "errors.h"
 #include "event.h"
 #include "fmgr.h"
@@ -45,8 +46,8 @@ static const EsPlanSpec prune_plan = {
 	{TIMESTAMPTZOID},
 };
 
-static void other_command(const EsReceipt *receipt, const char *type, const char *stream)
-	pg_attribute_noreturn();
+pg_noreturn static void other_command(const EsReceipt *receipt, const char *type,
+									  const char *stream);
 
 PG_FUNCTION_INFO_V1(es_prune_receipts);
 

@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "composite.h"
 #include "extension.h"
 #include "fmgr.h"
@@ -147,7 +148,7 @@ static EsStore *find_store(Oid schema, const char *schema_name);
 static EsStore *build_store(StoreEntry *entry, const char *schema_name);
 static void verify_store(StoreEntry *entry, const char *schema_name);
 static void drop_store(StoreEntry *entry);
-static void no_store(const char *schema_name) pg_attribute_noreturn();
+pg_noreturn static void no_store(const char *schema_name);
 static void invalidate_schema(Datum arg, int cacheid, uint32 hashvalue);
 static void invalidate_definitions(Datum arg, int cacheid, uint32 hashvalue);
 static void invalidate_relation(Datum arg, Oid relid);

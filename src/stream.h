@@ -8,6 +8,7 @@
 #ifndef ES_STREAM_H
 #define ES_STREAM_H
 
+#include "compat.h"
 #include "store.h"
 #include "utils/snapshot.h"
 
@@ -39,6 +40,6 @@ extern void es_stream_lock(EsStore *store, const text *stream);
 extern EsStreamHead es_stream_read_head(EsStore *store, text *stream);
 
 /* 40001: in this isolation level nothing may be decided on an older state. */
-extern void es_stream_serialization_failure(const text *stream) pg_attribute_noreturn();
+pg_noreturn extern void es_stream_serialization_failure(const text *stream);
 
 #endif							/* ES_STREAM_H */

@@ -94,6 +94,11 @@ turns() {
 	done
 }
 
+# "1 client" or "8 clients"
+crowd() {
+	if [ "$clients" = 1 ]; then echo "1 client"; else echo "$clients clients"; fi
+}
+
 # compare TITLE OURS BASELINE UNIT [TARGET]: a line of the table.  UNIT
 # is "/s" where more is better, anything else where less is.
 compare() {
@@ -174,9 +179,9 @@ list_append() {
 		for clients in 1 8; do
 			target=
 			[ "$clients" = 1 ] || target='>= 0.95'
-			compare "append 1 event, exact version, $(clients), commit $commit" \
+			compare "append 1 event, exact version, $(crowd), commit $commit" \
 				"es.known.$clients.$commit" "plain.known.$clients.$commit" /s "$target"
-			compare "append 1 event, new stream, $(clients), commit $commit" \
+			compare "append 1 event, new stream, $(crowd), commit $commit" \
 				"es.new.$clients.$commit" "plain.new.$clients.$commit" /s "$target"
 		done
 	done
@@ -288,14 +293,14 @@ list_dispatch() {
 		for title in "10 events short 1.3" "1,000 events long 5"; do
 			# shellcheck disable=SC2086
 			set -- $title
-			compare "dispatch, stream of $1 $2, $(clients) / INSERT" \
+			compare "dispatch, stream of $1 $2, $(crowd) / INSERT" \
 				"es.$3.$clients" "plain.dispatch.$clients" /s "$target"
-			compare "dispatch, stream of $1 $2, $(clients) / by hand" \
+			compare "dispatch, stream of $1 $2, $(crowd) / by hand" \
 				"es.$3.$clients" "hand.$3.$clients" /s ">= $4"
 		done
 	done
 	for clients in 1 8; do
-		title="first dispatch of a connection, $(clients)"
+		title="first dispatch of a connection, $(crowd)"
 		compare "$title, 10 events / first INSERT" "es.first.$clients" "plain.first.$clients" ms
 		compare "$title, 10 events / by hand" "es.first.$clients" "hand.first.$clients" ms
 		compare "$title, 1,000 events / by hand" "es.first_long.$clients" "hand.first_long.$clients" ms

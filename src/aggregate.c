@@ -73,7 +73,8 @@ static const EsPlanSpec load_plan = {
 	" apply_function::pg_catalog.text, initial_state::pg_catalog.text,"
 	" commands::pg_catalog.text[], snapshot_every::pg_catalog.int4,"
 	" search_path::pg_catalog.text[]"
-	" FROM @store@.aggregate ORDER BY name",
+	" FROM @store@.aggregate WHERE (name, state_type, identity, stream_prefix, execute_function,"
+	" apply_function, snapshot_every, search_path) IS NOT NULL ORDER BY name",
 	0,
 	{0},
 };
@@ -334,8 +335,8 @@ es_command_handler_by_name(EsStore *store, const char *command_name)
 			foreach(cell, set->aggregates)
 			{
 				search.aggregate = lfirst(cell);
-				resolve_aggregate(search.aggregate);
-				es_function_scan(search.aggregate->execute, visit_by_name, &search);
+				if (OidIsValid(search.aggregate->state_type))
+					es_function_scan(search.aggregate->execute, visit_by_name, &search);
 			}
 		}
 	}

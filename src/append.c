@@ -81,7 +81,7 @@ static int	compare_ids(const void *a, const void *b);
 static EsNewEvent *read_event_array(ArrayType *array, int *nevents);
 static void insert_batch(EsStore *store, EsEvent *events, int nevents);
 static int	batch_size(const EsEvent *events, int nevents);
-static void insert_many(EsStore *store, EsEvent *events, int nevents);
+static uint64 insert_many(EsStore *store, EsEvent *events, int nevents);
 static Size event_size(const EsEvent *event);
 static void rethrow_as_conflict(EsStore *store, EsEvent *event, MemoryContext context);
 
@@ -455,6 +455,8 @@ static void
 insert_batch(EsStore *store, EsEvent *events, int nevents)
 {
 	MemoryContext context = CurrentMemoryContext;
+	uint64		inserted;
+
 	es_store_permit_insert(store);
 	PG_TRY();
 	{
@@ -464,10 +466,16 @@ insert_batch(EsStore *store, EsEvent *events, int nevents)
 
 			for (int i = 0; i < ES_EVENT_COLUMNS; i++)
 				nulls[i] = events->nulls[i] ? 'n' : ' ';
-			(void) es_spi_write(store, &insert_one_plan, events->values, nulls);
+			inserted = es_spi_write(store, &insert_one_plan, events->values, nulls);
 		}
 		else
-			insert_many(store, events, nevents);
+			inserted = insert_many(store, events, nevents);
+		if (inserted != (uint64) nevents)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("only %llu of %d events were recorded",
+							(unsigned long long) inserted, nevents),
+					 errhint("Look for a trigger or rule on the event log that suppresses rows.")));
 	}
 	PG_CATCH();
 	{
@@ -490,7 +498,7 @@ batch_size(const EsEvent *events, int nevents)
 	return batch;
 }
 
-static void
+static uint64
 insert_many(EsStore *store, EsEvent *events, int nevents)
 {
 	/* columns that differ from event to event, and their types */
@@ -517,6 +525,7 @@ insert_many(EsStore *store, EsEvent *events, int nevents)
 	char		nulls[ES_EVENT_COLUMNS];
 	Datum	   *elements = palloc(nevents * sizeof(Datum));
 	bool	   *element_nulls = palloc(nevents * sizeof(bool));
+	uint64		inserted;
 
 	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
 	{
@@ -539,9 +548,10 @@ insert_many(EsStore *store, EsEvent *events, int nevents)
 		values[column] = PointerGetDatum(array);
 		nulls[column] = ' ';
 	}
-	(void) es_spi_write(store, &insert_many_plan, values, nulls);
+	inserted = es_spi_write(store, &insert_many_plan, values, nulls);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
+	return inserted;
 }
 
 static Size

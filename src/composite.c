@@ -23,6 +23,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -101,6 +102,7 @@ static void init_field(EsComposite *composite, Field *field, Form_pg_attribute a
 static bool is_exact(const Field *field);
 static FieldKind field_kind(Oid type, int32 typmod);
 static bool decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull);
+static char *numeric_string(Numeric value);
 static Datum populate_record(EsComposite *composite, Jsonb *json);
 static void init_populate(EsComposite *composite);
 static Node *call_expr(Oid function, Oid result_type, Oid argument_type, int32 argument_typmod);
@@ -256,19 +258,13 @@ es_composite_check_keys(EsComposite *composite, Jsonb *json)
 Jsonb *
 es_composite_to_jsonb(EsComposite *composite, Datum value)
 {
-	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
 	int			natts = composite->tupdesc->natts;
 	Datum	   *values = palloc(natts * sizeof(Datum));
 	bool	   *nulls = palloc(natts * sizeof(bool));
 	JsonbParseState *state = NULL;
-	HeapTupleData tuple;
 	JsonbValue *result;
 
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	heap_deform_tuple(&tuple, composite->tupdesc, values, nulls);
+	es_composite_deform(value, composite->tupdesc, values, nulls);
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < natts; i++)
@@ -288,22 +284,32 @@ es_composite_to_jsonb(EsComposite *composite, Datum value)
 	return JsonbValueToJsonb(result);
 }
 
-Datum
-es_composite_field(EsComposite *composite, Datum value, int attnum, bool *isnull)
+void
+es_composite_deform(Datum value, TupleDesc tupdesc, Datum *values, bool *nulls)
 {
 	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
-	Form_pg_attribute attr = TupleDescAttr(composite->tupdesc, attnum - 1);
 	HeapTupleData tuple;
-	Datum		field;
 
 	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = header;
-	field = heap_getattr(&tuple, attnum, composite->tupdesc, isnull);
+	heap_deform_tuple(&tuple, tupdesc, values, nulls);
+}
+
+Datum
+es_composite_field(EsComposite *composite, Datum value, int attnum, bool *isnull)
+{
+	int			natts = composite->tupdesc->natts;
+	Form_pg_attribute attr = TupleDescAttr(composite->tupdesc, attnum - 1);
+	Datum	   *values = palloc(natts * sizeof(Datum));
+	bool	   *nulls = palloc(natts * sizeof(bool));
+
+	es_composite_deform(value, composite->tupdesc, values, nulls);
+	*isnull = nulls[attnum - 1];
 	if (*isnull)
 		return (Datum) 0;
-	return datumCopy(field, attr->attbyval, attr->attlen);
+	return datumCopy(values[attnum - 1], attr->attbyval, attr->attlen);
 }
 
 int
@@ -522,14 +528,10 @@ decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull)
 		case FIELD_INT2:
 		case FIELD_INT4:
 		case FIELD_INT8:
-			if (json->type != jbvNumeric ||
-				DatumGetInt32(DirectFunctionCall1(numeric_scale,
-												  NumericGetDatum(json->val.numeric))) != 0)
+			if (json->type != jbvNumeric)
 				return false;
-			*value = DirectFunctionCall1(field->kind == FIELD_INT8 ? numeric_int8 :
-											 field->kind == FIELD_INT4 ? numeric_int4 :
-																		 numeric_int2,
-										 NumericGetDatum(json->val.numeric));
+			*value = InputFunctionCall(&field->input, numeric_string(json->val.numeric),
+									   field->input_param, field->typmod);
 			break;
 
 		case FIELD_NUMERIC:
@@ -564,6 +566,12 @@ decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull)
 	}
 	*isnull = false;
 	return true;
+}
+
+static char *
+numeric_string(Numeric value)
+{
+	return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value)));
 }
 
 static Datum

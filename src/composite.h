@@ -50,6 +50,9 @@ extern void es_composite_check_keys(EsComposite *composite, Jsonb *json);
 /* The value as to_jsonb() gives it; in the current context. */
 extern Jsonb *es_composite_to_jsonb(EsComposite *composite, Datum value);
 
+/* Take a value of a composite type apart; values and nulls have tupdesc->natts elements. */
+extern void es_composite_deform(Datum value, TupleDesc tupdesc, Datum *values, bool *nulls);
+
 /* A field by its number (from 1); palloc'd copy where it is by reference. */
 extern Datum es_composite_field(EsComposite *composite, Datum value, int attnum, bool *isnull);
 

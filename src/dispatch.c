@@ -200,16 +200,10 @@ common_arguments(FunctionCallInfo fcinfo, int first, Dispatch *dispatch)
 static void
 read_command(Dispatch *dispatch, Datum value)
 {
-	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
-	HeapTupleData tuple;
 	Datum		values[COMMAND_COLUMNS];
 	bool		nulls[COMMAND_COLUMNS];
 
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	heap_deform_tuple(&tuple, es_extension()->command.tupdesc, values, nulls);
+	es_composite_deform(value, es_extension()->command.tupdesc, values, nulls);
 
 	if (!nulls[COMMAND_TYPE])
 		dispatch->name = TextDatumGetCString(values[COMMAND_TYPE]);
@@ -266,7 +260,16 @@ dispatch_command(Dispatch *dispatch)
 	find_handler(dispatch);
 	nestlevel = es_search_path_enter(dispatch->handler->aggregate->path);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	result = execute_command(dispatch);
+	depth++;
+	PG_TRY();
+	{
+		result = execute_command(dispatch);
+	}
+	PG_FINALLY();
+	{
+		depth--;
+	}
+	PG_END_TRY();
 	PopActiveSnapshot();
 	es_search_path_leave(nestlevel);
 
@@ -391,6 +394,7 @@ execute_command(Dispatch *dispatch)
 	EsStreamHead before;
 	EsFold	   *fold;
 	EsEvent    *events;
+	int			nestlevel;
 
 	if (dispatch->command_id)
 	{
@@ -409,6 +413,9 @@ execute_command(Dispatch *dispatch)
 		es_append_require_version(dispatch->stream, dispatch->expected, before.version);
 
 	append.events = decide(dispatch, fold, &append.nevents);
+
+	/* whatever the handler did to the search_path: events are applied under the registered one */
+	nestlevel = es_search_path_enter(dispatch->handler->aggregate->path);
 	append.store = store;
 	append.stream = dispatch->stream;
 	append.metadata = dispatch->metadata;
@@ -421,6 +428,7 @@ execute_command(Dispatch *dispatch)
 	events = es_append_record(&append, before);
 	for (int i = 0; i < append.nevents; i++)
 		es_fold_apply(fold, &events[i], append.events[i].record_type, append.events[i].record);
+	es_search_path_leave(nestlevel);
 	es_append_write(store, events, append.nevents);
 
 	if (dispatch->command_id)
@@ -455,14 +463,12 @@ decide(Dispatch *dispatch, EsFold *fold, int *nevents)
 	handling.correlation_id = dispatch->correlation_id;
 	handling.causation_id = dispatch->command_id ? dispatch->command_id : dispatch->causation_id;
 	es_handling_begin(&handling);
-	depth++;
 	PG_TRY();
 	{
 		events = call_handler(dispatch, fold->state, nevents);
 	}
 	PG_FINALLY();
 	{
-		depth--;
 		es_handling_end(&handling);
 	}
 	PG_END_TRY();

@@ -69,21 +69,23 @@ es_event_from_slot(EsEvent *event, TupleTableSlot *slot)
 	slot_getallattrs(slot);
 	memcpy(event->values, slot->tts_values, sizeof(event->values));
 	memcpy(event->nulls, slot->tts_isnull, sizeof(event->nulls));
+
+	/* a store's own table has these NOT NULL, a forged one need not */
+	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
+		if (event->nulls[i] && i != ES_EVENT_METADATA && i != ES_EVENT_CORRELATION_ID &&
+			i != ES_EVENT_CAUSATION_ID)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("the event log has an event with NULL in column %d", i + 1)));
 }
 
 void
 es_new_event_from_datum(EsNewEvent *event, Datum value)
 {
-	HeapTupleHeader header = DatumGetHeapTupleHeader(value);
-	HeapTupleData tuple;
 	Datum		values[NEW_EVENT_COLUMNS];
 	bool		nulls[NEW_EVENT_COLUMNS];
 
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
-	heap_deform_tuple(&tuple, es_extension()->new_event.tupdesc, values, nulls);
+	es_composite_deform(value, es_extension()->new_event.tupdesc, values, nulls);
 
 	memset(event, 0, sizeof(EsNewEvent));
 	if (!nulls[NEW_EVENT_TYPE])

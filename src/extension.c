@@ -34,7 +34,7 @@ static bool extension_valid = false;
 
 static void invalidate_extension(Datum arg, int cacheid, uint32 hashvalue);
 static Oid	extension_schema(void);
-static void find_type(EsExtensionType *type, Oid schema, const char *name);
+static void find_type(EsExtensionType *type, Oid schema, const char *name, int natts);
 
 void
 es_extension_init(void)
@@ -63,11 +63,11 @@ es_extension(void)
 		found = palloc0(sizeof(EsExtension));
 		found->schema = extension_schema();
 		found->schema_name = pstrdup(quote_identifier(get_namespace_name(found->schema)));
-		find_type(&found->event, found->schema, "es_event");
-		find_type(&found->new_event, found->schema, "es_new_event");
-		find_type(&found->command, found->schema, "es_command");
-		find_type(&found->append_result, found->schema, "es_append_result");
-		find_type(&found->dispatch_result, found->schema, "es_dispatch_result");
+		find_type(&found->event, found->schema, "es_event", 10);
+		find_type(&found->new_event, found->schema, "es_new_event", 5);
+		find_type(&found->command, found->schema, "es_command", 6);
+		find_type(&found->append_result, found->schema, "es_append_result", 3);
+		find_type(&found->dispatch_result, found->schema, "es_dispatch_result", 4);
 		found->new_event_array = get_array_type(found->new_event.oid);
 		MemoryContextSwitchTo(caller);
 	}
@@ -117,7 +117,7 @@ extension_schema(void)
 }
 
 static void
-find_type(EsExtensionType *type, Oid schema, const char *name)
+find_type(EsExtensionType *type, Oid schema, const char *name, int natts)
 {
 	type->oid = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 								CStringGetDatum(name), ObjectIdGetDatum(schema));
@@ -127,4 +127,8 @@ find_type(EsExtensionType *type, Oid schema, const char *name)
 				 errmsg("type \"%s\" of extension \"event_sourcing\" does not exist", name)));
 	type->tupdesc = lookup_rowtype_tupdesc_copy(type->oid, -1);
 	BlessTupleDesc(type->tupdesc);
+	if (type->tupdesc->natts != natts)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("type \"%s\" of extension \"event_sourcing\" was altered", name)));
 }

@@ -34,6 +34,7 @@
 #include "feed.h"
 #include "lock_tag.h"
 #include "spi_plan.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -224,7 +225,14 @@ last_drawn(EsStore *store)
 	fcinfo->args[0].value = ObjectIdGetDatum(store->event_position);
 	fcinfo->args[0].isnull = false;
 	last = pg_sequence_last_value(fcinfo);
-	return fcinfo->isnull ? 0 : DatumGetInt64(last);
+	if (!fcinfo->isnull)
+		return DatumGetInt64(last);
+
+	/* 18: NULL also for those who may not know */
+	if (pg_class_aclcheck(store->event_position, GetUserId(), ACL_SELECT | ACL_USAGE) !=
+		ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SEQUENCE, get_rel_name(store->event_position));
+	return 0;
 }
 
 /*

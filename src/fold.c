@@ -64,6 +64,7 @@ typedef struct FoldReceiver
 	EsFold	   *fold;
 	bool		verify;			/* the first row must be the fold's version */
 	bool		mismatch;
+	ErrorContextCallback *context;	/* of the caller: our own query says nothing to a user */
 } FoldReceiver;
 
 static const EsPlanSpec read_plan = {
@@ -77,7 +78,7 @@ static const EsPlanSpec read_plan = {
 static void keep_state(EsFold *fold, Datum state);
 static void copy_state(EsFold *fold, struct varlena *state);
 static Apply *find_apply(EsAggregate *aggregate, const text *type);
-static Apply *resolve_apply(EsAggregate *aggregate, const char *type);
+static Apply *resolve_apply(EsAggregate *aggregate, const char *key, const char *type);
 static bool visit_apply(Form_pg_proc function, void *arg);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static void start_rows(DestReceiver *self, int operation, TupleDesc tupdesc);
@@ -138,6 +139,7 @@ es_fold_read(EsFold *fold, int64 to_version)
 	receiver.pub.mydest = DestNone;
 	receiver.fold = fold;
 	receiver.verify = (fold->head.version > 0);
+	receiver.context = error_context_stack;
 
 	/* from the fold's own version on, to see that it is still there */
 	values[0] = PointerGetDatum(fold->stream);
@@ -262,28 +264,23 @@ copy_state(EsFold *fold, struct varlena *state)
 static Apply *
 find_apply(EsAggregate *aggregate, const text *type)
 {
-	char		name[NAMEDATALEN] = {0};
+	char		key[NAMEDATALEN] = {0};
 	int			length = VARSIZE_ANY_EXHDR(type);
-	Apply	   *apply;
+	Apply	   *apply = NULL;
 
-	/* a name that is too long for a type can only have the generic form */
-	memcpy(name, VARDATA_ANY(type), Min(length, NAMEDATALEN - 1));
-	if (length >= NAMEDATALEN)
-		return resolve_apply(aggregate, text_to_cstring(type));
+	/* a name that is too long for a type can only have the generic form: one key for all */
+	if (length < NAMEDATALEN)
+		memcpy(key, VARDATA_ANY(type), length);
 	if (aggregate->applies)
-	{
-		apply = hash_search(aggregate->applies, name, HASH_FIND, NULL);
-		if (apply)
-			return apply;
-	}
-	return resolve_apply(aggregate, name);
+		apply = hash_search(aggregate->applies, key, HASH_FIND, NULL);
+	return apply ? apply : resolve_apply(aggregate, key, text_to_cstring(type));
 }
 
+/* The function for a type of event, which is kept under the key. */
 static Apply *
-resolve_apply(EsAggregate *aggregate, const char *type)
+resolve_apply(EsAggregate *aggregate, const char *key, const char *type)
 {
 	ApplySearch search = {0};
-	char		key[NAMEDATALEN] = {0};
 	EsRoutine  *routine;
 	Apply	   *apply;
 
@@ -314,25 +311,17 @@ resolve_apply(EsAggregate *aggregate, const char *type)
 				 errdetail("It is an apply function of aggregate \"%s\" and returns the next state.",
 						   aggregate->name)));
 
-	if (strlen(type) >= NAMEDATALEN)
+	if (aggregate->applies == NULL)
 	{
-		apply = palloc0(sizeof(Apply));
-	}
-	else
-	{
-		if (aggregate->applies == NULL)
-		{
-			HASHCTL		ctl = {0};
+		HASHCTL		ctl = {0};
 
-			ctl.keysize = NAMEDATALEN;
-			ctl.entrysize = sizeof(Apply);
-			ctl.hcxt = aggregate->context;
-			aggregate->applies = hash_create("event_sourcing apply functions", 32, &ctl,
-											 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-		}
-		strlcpy(key, type, NAMEDATALEN);
-		apply = hash_search(aggregate->applies, key, HASH_ENTER, NULL);
+		ctl.keysize = NAMEDATALEN;
+		ctl.entrysize = sizeof(Apply);
+		ctl.hcxt = aggregate->context;
+		aggregate->applies = hash_create("event_sourcing apply functions", 32, &ctl,
+										 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
+	apply = hash_search(aggregate->applies, key, HASH_ENTER, NULL);
 	apply->routine = routine;
 	apply->event_type = search.event_type;
 	apply->takes_envelope = search.takes_envelope;
@@ -371,6 +360,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	FoldReceiver *receiver = (FoldReceiver *) self;
 	EsFold	   *fold = receiver->fold;
+	ErrorContextCallback *context = error_context_stack;
 	EsEvent		event;
 
 	es_event_from_slot(&event, slot);
@@ -385,9 +375,11 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		receiver->verify = false;
 		return true;
 	}
+	error_context_stack = receiver->context;
 	es_fold_apply(fold, &event, InvalidOid, (Datum) 0);
 	if (fold->visit)
 		fold->visit(fold, &event, fold->visit_arg);
+	error_context_stack = context;
 	return true;
 }
 

@@ -71,6 +71,7 @@ typedef struct ReplayReceiver
 	Tuplestorestate *rows;		/* set-based: the portion collected */
 	int64		collected;
 	int64		count;			/* events handed to the projection */
+	ErrorContextCallback *error_context;	/* of the caller */
 } ReplayReceiver;
 
 static const EsPlanSpec history_plan = {
@@ -114,6 +115,7 @@ es_projection_begin(EsProjectionRun *run, EsStore *store)
 	run->store = store;
 	run->context = NULL;
 	run->rows = NULL;
+	run->error_context = error_context_stack;
 	run->outer = innermost;
 	innermost = run;
 }
@@ -170,8 +172,13 @@ es_project(PG_FUNCTION_ARGS)
 	es_event_from_slot(&event, trigger->tg_trigslot);
 	if (run && run->store->event == RelationGetRelid(trigger->tg_relation))
 	{
+		ErrorContextCallback *context = error_context_stack;
+
+		/* that the log is written by an INSERT says nothing to a user */
+		error_context_stack = run->error_context;
 		run_handlers(run->store, &event);
 		collect_event(run, &event);
+		error_context_stack = context;
 	}
 	else
 	{
@@ -522,6 +529,7 @@ replay(EsStore *store, EsProjection *projection, int64 after, int64 upto)
 	receiver.pub.mydest = DestNone;
 	receiver.store = store;
 	receiver.projection = projection;
+	receiver.error_context = error_context_stack;
 	receiver.event_context = AllocSetContextCreate(CurrentMemoryContext,
 												   "event_sourcing replay",
 												   ALLOCSET_DEFAULT_SIZES);
@@ -539,6 +547,7 @@ receive_history(TupleTableSlot *slot, DestReceiver *self)
 {
 	ReplayReceiver *receiver = (ReplayReceiver *) self;
 	EsProjection *projection = receiver->projection;
+	ErrorContextCallback *context = error_context_stack;
 	MemoryContext caller;
 	EsEvent		event;
 
@@ -546,24 +555,24 @@ receive_history(TupleTableSlot *slot, DestReceiver *self)
 	if (!wants_event(projection, &event))
 		return true;
 	receiver->count++;
+	error_context_stack = receiver->error_context;
+	caller = MemoryContextSwitchTo(receiver->event_context);
 	if (projection->query == NULL)
 	{
-		caller = MemoryContextSwitchTo(receiver->event_context);
 		handle_event(projection, &event);
-		MemoryContextSwitchTo(caller);
 		MemoryContextReset(receiver->event_context);
-		return true;
 	}
-
-	if (receiver->rows == NULL)
+	else
 	{
-		caller = MemoryContextSwitchTo(receiver->event_context);
-		receiver->rows = tuplestore_begin_heap(true, false, work_mem);
-		MemoryContextSwitchTo(caller);
+		if (receiver->rows == NULL)
+			receiver->rows = tuplestore_begin_heap(true, false, work_mem);
+		tuplestore_putvalues(receiver->rows, es_extension()->event.tupdesc, event.values,
+							 event.nulls);
+		if (++receiver->collected == REPLAY_BATCH)
+			flush_replay(receiver);
 	}
-	tuplestore_putvalues(receiver->rows, es_extension()->event.tupdesc, event.values, event.nulls);
-	if (++receiver->collected == REPLAY_BATCH)
-		flush_replay(receiver);
+	MemoryContextSwitchTo(caller);
+	error_context_stack = context;
 	return true;
 }
 

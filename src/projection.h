@@ -19,6 +19,7 @@ typedef struct EsProjectionRun
 {
 	EsStore    *store;
 	MemoryContext context;		/* holds the rows; NULL: none collected */
+	ErrorContextCallback *error_context;	/* that errors of user code are reported in */
 	Tuplestorestate *rows;		/* events that set-based projections wait for */
 	struct EsProjectionRun *outer;
 } EsProjectionRun;

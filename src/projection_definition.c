@@ -54,7 +54,8 @@ static const EsPlanSpec load_plan = {
 	"SELECT name::pg_catalog.text, id::pg_catalog.int8, handler::pg_catalog.text,"
 	" query::pg_catalog.text, targets::pg_catalog.text[], types::pg_catalog.text[],"
 	" categories::pg_catalog.text[], paused_at::pg_catalog.int8, search_path::pg_catalog.text[]"
-	" FROM @store@.projection ORDER BY id",
+	" FROM @store@.projection WHERE (name, id, COALESCE(handler, query), search_path) IS NOT NULL"
+	" ORDER BY id",
 	0,
 	{0},
 };
@@ -230,7 +231,7 @@ es_projection_handler(EsProjection *projection, const text *type)
 	int			length = VARSIZE_ANY_EXHDR(type);
 	HandlerSearch search = {0};
 	HandlerEntry *entry;
-	bool		found;
+	EsRoutine  *routine = NULL;
 
 	/* a name that is too long for a type is like any that has no overload */
 	if (length < NAMEDATALEN)
@@ -257,21 +258,21 @@ es_projection_handler(EsProjection *projection, const text *type)
 		search.event_type = es_extension()->event.oid;
 	}
 
-	entry = hash_search(projection->handlers, name, HASH_ENTER, &found);
-	entry->exists = false;
+	/* nothing is entered before it is complete: an error must come again */
 	if (OidIsValid(search.function))
 	{
-		entry->handler.routine = es_routine(projection->context, search.function);
-		if (es_routine_returns_set(entry->handler.routine))
+		routine = es_routine(projection->context, search.function);
+		if (es_routine_returns_set(routine))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("function %s must not return a set",
-							es_routine_name(entry->handler.routine)),
+					 errmsg("function %s must not return a set", es_routine_name(routine)),
 					 errdetail("It is a handler of projection \"%s\".", projection->name)));
-		entry->handler.event_type = search.event_type;
-		entry->handler.takes_envelope = search.takes_envelope;
-		entry->exists = true;
 	}
+	entry = hash_search(projection->handlers, name, HASH_ENTER, NULL);
+	entry->exists = (routine != NULL);
+	entry->handler.routine = routine;
+	entry->handler.event_type = search.event_type;
+	entry->handler.takes_envelope = search.takes_envelope;
 	return entry->exists ? &entry->handler : NULL;
 }
 
@@ -529,6 +530,11 @@ name_list(FunctionCallInfo fcinfo, int arg, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not contain NULL", what)));
+	if (ARR_NDIM(PG_GETARG_ARRAYTYPE_P(arg)) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a one-dimensional array that is not empty", what),
+				 errhint("Leave it out to select all.")));
 	return PointerGetDatum(PG_GETARG_ARRAYTYPE_P(arg));
 }
 

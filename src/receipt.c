@@ -26,7 +26,8 @@
 static const EsPlanSpec find_plan = {
 	"SELECT command_type::pg_catalog.text, stream::pg_catalog.text, version::pg_catalog.int8,"
 	" position::pg_catalog.int8, event_count::pg_catalog.int8 FROM @store@.receipt"
-	" WHERE command_id OPERATOR(pg_catalog.=) $1",
+	" WHERE command_id OPERATOR(pg_catalog.=) $1"
+	" AND (command_type, stream, version, event_count) IS NOT NULL",
 	1,
 	{UUIDOID},
 };

@@ -26,7 +26,9 @@
 #include "routine.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
+#include "utils/expandeddatum.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
@@ -41,6 +43,8 @@ typedef struct Call
 	ExprContext *econtext;
 	ParamListInfo params;
 	Oid			user;			/* who was allowed to execute it */
+	uint64		roles;			/* role_changes when that was checked */
+	bool		inlined;		/* no call of the function is left: see set_params() */
 	bool		busy;
 	uint64		busy_since;		/* aborts seen when it was entered */
 } Call;
@@ -60,11 +64,15 @@ struct EsRoutine
 /* Aborts of transactions and subtransactions: after one, a busy call may be a dead one. */
 static uint64 aborts = 0;
 
+/* Changes of roles and memberships: who may execute what may be another one. */
+static uint64 role_changes = 0;
+
 static Call *make_call(EsRoutine *routine, MemoryContext parent);
 static Expr *call_expression(const EsRoutine *routine);
 static ExprContext *call_context(const EsRoutine *routine, ParamListInfo *params);
 static void set_params(const EsRoutine *routine, ParamListInfo params, const Datum *args,
-					   const bool *nulls);
+					   const bool *nulls, bool read_only);
+static void count_role_change(Datum arg, int cacheid, uint32 hashvalue);
 static void count_abort(XactEvent event, void *arg);
 static void count_subabort(SubXactEvent event, SubTransactionId mysubid,
 						   SubTransactionId parentsubid, void *arg);
@@ -74,6 +82,8 @@ es_routine_init(void)
 {
 	RegisterXactCallback(count_abort, NULL);
 	RegisterSubXactCallback(count_subabort, NULL);
+	CacheRegisterSyscacheCallback(AUTHOID, count_role_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, count_role_change, (Datum) 0);
 }
 
 ArrayType *
@@ -116,20 +126,28 @@ es_search_path_read(ArrayType *names)
 			path->schemas = list_append_unique_oid(path->schemas, schema);
 		appendStringInfo(&setting, "%s%s", i > 0 ? ", " : "", quote_identifier(name));
 	}
-	path->setting = n > 0 ? setting.data : pstrdup("\"\"");
+	/* last, so that a session's temporary table hides no table of the application */
+	appendStringInfo(&setting, "%spg_temp", n > 0 ? ", " : "");
+	path->setting = setting.data;
 	return path;
 }
 
 int
 es_search_path_enter(const EsSearchPath *path)
 {
-	List	   *current = fetch_search_path(false);
-	bool		same = equal(current, path->schemas);
+	List	   *current;
+	bool		same;
 	int			nestlevel;
 
-	list_free(current);
-	if (same)
-		return 0;
+	/* temporary objects are found first, unless the path says otherwise */
+	if (!OidIsValid(LookupExplicitNamespace("pg_temp", true)))
+	{
+		current = fetch_search_path(false);
+		same = equal(current, path->schemas);
+		list_free(current);
+		if (same)
+			return 0;
+	}
 	nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", path->setting, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -251,7 +269,7 @@ es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *
 	bool		mine = true;
 	Datum		result;
 
-	if (call == NULL || call->user != GetUserId() || call->busy)
+	if (call == NULL || call->user != GetUserId() || call->roles != role_changes || call->busy)
 	{
 		bool		dead = call && (!call->busy || call->busy_since != aborts);
 
@@ -271,7 +289,7 @@ es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *
 
 	call->busy = true;
 	call->busy_since = aborts;
-	set_params(routine, call->params, args, nulls);
+	set_params(routine, call->params, args, nulls, call->inlined);
 	result = ExecEvalExpr(call->state, call->econtext, isnull);
 	call->busy = false;
 	return result;
@@ -284,7 +302,7 @@ es_routine_call_set(EsRoutine *routine, const Datum *args, const bool *nulls, Tu
 	ExprContext *econtext = call_context(routine, &params);
 	SetExprState *state;
 
-	set_params(routine, params, args, nulls);
+	set_params(routine, params, args, nulls, true);
 	state = ExecInitTableFunctionResult(call_expression(routine), econtext, NULL);
 	return ExecMakeTableFunctionResult(state, econtext,
 									   AllocSetContextCreate(CurrentMemoryContext,
@@ -308,6 +326,9 @@ make_call(EsRoutine *routine, MemoryContext parent)
 
 	call->context = context;
 	call->user = GetUserId();
+	call->roles = role_changes;
+	call->inlined = !IsA(expression, FuncExpr) ||
+		((FuncExpr *) expression)->funcid != routine->function;
 	call->econtext = call_context(routine, &call->params);
 	call->state = ExecInitExprWithParams(expression, call->params);
 
@@ -353,12 +374,19 @@ call_context(const EsRoutine *routine, ParamListInfo *params)
 	return econtext;
 }
 
+/*
+ * Arguments are composite or jsonb.  A function that is handed a read-write
+ * expanded object may take it for its own and free it; an inlined body may use
+ * the parameter more than once, so it gets the object read-only.
+ */
 static void
-set_params(const EsRoutine *routine, ParamListInfo params, const Datum *args, const bool *nulls)
+set_params(const EsRoutine *routine, ParamListInfo params, const Datum *args, const bool *nulls,
+		   bool read_only)
 {
 	for (int i = 0; i < routine->nargs; i++)
 	{
-		params->params[i].value = args[i];
+		params->params[i].value =
+			read_only ? MakeExpandedObjectReadOnly(args[i], nulls[i], -1) : args[i];
 		params->params[i].isnull = nulls[i];
 	}
 }
@@ -368,6 +396,12 @@ count_abort(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_ABORT)
 		aborts++;
+}
+
+static void
+count_role_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	role_changes++;
 }
 
 static void

@@ -18,7 +18,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "retired.h"
 #include "spi_plan.h"
 #include "tcop/dest.h"
@@ -30,43 +32,61 @@
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 
+/*
+ * A plan belongs to the search_path that it was made under: the plan cache
+ * makes it anew under any other, and without our settings.
+ */
+typedef struct PlanKey
+{
+	const EsPlanSpec *spec;
+	uint64		path;			/* hash of the search_path */
+} PlanKey;
+
 typedef struct PlanEntry
 {
-	const EsPlanSpec *spec;		/* hash key */
+	PlanKey		key;			/* hash key */
 	SPIPlanPtr	plan;			/* NULL while it is being prepared */
 } PlanEntry;
 
+/* With more plans than this, of more and more paths, begin anew. */
+#define MAX_PLANS 1024
+
 static SPIPlanPtr prepare_plan(EsStore *store, const EsPlanSpec *spec);
+static uint64 hash_search_path(void);
 static void check_result(int result, const EsPlanSpec *spec);
 
 SPIPlanPtr
 es_spi_plan(EsStore *store, const EsPlanSpec *spec)
 {
+	PlanKey		key;
 	PlanEntry  *entry;
 	SPIPlanPtr	plan;
 	bool		found;
 
+	memset(&key, 0, sizeof(key));
+	key.spec = spec;
+	key.path = hash_search_path();
 	if (store->plans == NULL)
 	{
 		HASHCTL		ctl = {0};
 
-		ctl.keysize = sizeof(const EsPlanSpec *);
+		ctl.keysize = sizeof(PlanKey);
 		ctl.entrysize = sizeof(PlanEntry);
 		ctl.hcxt = store->context;
 		store->plans = hash_create("event_sourcing plans", 32, &ctl,
 								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 
-	entry = hash_search(store->plans, &spec, HASH_ENTER, &found);
-	if (!found)
-		entry->plan = NULL;
-	if (entry->plan && SPI_plan_is_valid(entry->plan))
+	entry = hash_search(store->plans, &key, HASH_FIND, NULL);
+	if (entry && entry->plan && SPI_plan_is_valid(entry->plan))
 		return entry->plan;
+	if (hash_get_num_entries(store->plans) >= MAX_PLANS)
+		es_spi_plans_retire(store);
 
 	plan = prepare_plan(store, spec);
 
 	/* planning may have accepted invalidations and come back to this entry */
-	entry = hash_search(store->plans, &spec, HASH_ENTER, &found);
+	entry = hash_search(store->plans, &key, HASH_ENTER, &found);
 	if (found && entry->plan)
 		es_retire_plan(entry->plan);
 	entry->plan = plan;
@@ -141,7 +161,7 @@ es_spi_plans_retire(EsStore *store)
 	{
 		if (entry->plan)
 			es_retire_plan(entry->plan);
-		entry->plan = NULL;
+		hash_search(store->plans, &entry->key, HASH_REMOVE, NULL);
 	}
 }
 
@@ -191,6 +211,16 @@ prepare_plan(EsStore *store, const EsPlanSpec *spec)
 	AtEOXact_GUC(true, nestlevel);
 	pfree(sql);
 	return plan;
+}
+
+static uint64
+hash_search_path(void)
+{
+	Oid			schemas[32];
+	int			n = fetch_search_path_array(schemas, lengthof(schemas));
+
+	return hash_bytes_extended((unsigned char *) schemas,
+							   Min(n, lengthof(schemas)) * sizeof(Oid), n);
 }
 
 static void

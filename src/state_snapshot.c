@@ -29,7 +29,8 @@
 static const EsPlanSpec read_plan = {
 	"SELECT version::pg_catalog.int8, position::pg_catalog.int8, state::pg_catalog.jsonb FROM @store@.snapshot"
 	" WHERE stream OPERATOR(pg_catalog.=) $1 AND aggregate OPERATOR(pg_catalog.=) $2"
-	" AND version OPERATOR(pg_catalog.<=) $3 AND fingerprint OPERATOR(pg_catalog.=) $4",
+	" AND version OPERATOR(pg_catalog.<=) $3 AND fingerprint OPERATOR(pg_catalog.=) $4"
+	" AND (position, state) IS NOT NULL",
 	4,
 	{TEXTOID, TEXTOID, INT8OID, TEXTOID},
 };
@@ -52,7 +53,7 @@ static const EsPlanSpec write_plan = {
 	{TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, TIMESTAMPTZOID},
 };
 
-static bool may_write(EsStore *store);
+static bool may(EsStore *store, AclMode privileges);
 static bool survives(EsAggregate *aggregate, Datum state, Jsonb *json);
 
 bool
@@ -61,6 +62,9 @@ es_state_snapshot_use(EsFold *fold, int64 to_version)
 	EsAggregate *aggregate = fold->aggregate;
 	Datum		values[4];
 	bool		found;
+
+	if (!may(fold->store, ACL_SELECT))
+		return false;
 
 	/* most streams have none: do not compute a fingerprint for them */
 	values[0] = PointerGetDatum(fold->stream);
@@ -106,7 +110,7 @@ es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now)
 	Datum		values[7];
 
 	if (every == 0 || fold->head.version / every == since_version / every ||
-		!may_write(fold->store))
+		!may(fold->store, ACL_SELECT | ACL_INSERT | ACL_UPDATE))
 		return;
 
 	state = es_fold_state(fold);
@@ -128,16 +132,14 @@ es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now)
 	(void) es_spi_write(fold->store, &write_plan, values, NULL);
 }
 
-/* Whoever may append need not be allowed to keep snapshots. */
+/* Whoever may read and append need not be allowed to use and keep state snapshots. */
 static bool
-may_write(EsStore *store)
+may(EsStore *store, AclMode privileges)
 {
 	Oid			table = get_relname_relid("snapshot", store->schema);
 
 	return OidIsValid(table) &&
-		pg_class_aclcheck(table, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		pg_class_aclcheck(table, GetUserId(), ACL_INSERT) == ACLCHECK_OK &&
-		pg_class_aclcheck(table, GetUserId(), ACL_UPDATE) == ACLCHECK_OK;
+		pg_class_aclmask(table, GetUserId(), privileges, ACLMASK_ALL) == privileges;
 }
 
 /* Does the state come back from JSON as it went in? */

@@ -555,7 +555,10 @@ invalidate_relation(Datum arg, Oid relid)
 			entry->verified = false;
 		for (int i = 0; i < ES_DEFINITION_KINDS; i++)
 			if (!OidIsValid(relid) || relid == store->definition_tables[i])
+			{
 				store->definitions_valid[i] = false;
+				entry->verified = false;	/* the table may be another one now */
+			}
 	}
 }
 

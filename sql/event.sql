@@ -232,3 +232,10 @@ SELECT count(DISTINCT right(event_id::text, 12)) FROM es_read_all(0, NULL);
 -- An id that was given is kept, of whatever version it is.
 SELECT version FROM es_append('ids-3', ARRAY[es_new_event('made', event_id => 'ffffffff-ffff-4fff-bfff-ffffffffffff')]);
 SELECT event_id FROM es_read_stream('ids-3');
+
+-- An event that is built already can be built again: what it has stays, unless
+-- it is given anew.
+SELECT * FROM es_new_event(es_new_event('a', '{"n":1}', '{"by":"ann"}',
+	event_id => '00000000-0000-7000-8000-000000000001', recorded_at => '2020-01-01 00:00+00'));
+SELECT * FROM es_new_event(es_new_event('a', '{"n":1}', '{"by":"ann"}',
+	event_id => '00000000-0000-7000-8000-000000000001'), '{"by":"bob"}');

@@ -345,6 +345,23 @@ ROLLBACK;
 SELECT version FROM es_append('account-4', 'closed', '{}');
 SELECT es_verify_projection('count_by_type') AS differences;
 
+-- A store is not built around tables that somebody else has put there: their
+-- triggers would run as whoever dispatches.
+CREATE SCHEMA store_test_planted;
+CREATE TABLE store_test_planted.receipt (command_id uuid PRIMARY KEY);
+SELECT es_create_store('store_test_planted');
+\echo :LAST_ERROR_SQLSTATE
+DROP TABLE store_test_planted.receipt;
+SELECT es_create_store('store_test_planted');
+CREATE ROLE regress_store_other;
+ALTER TABLE store_test_planted.receipt OWNER TO regress_store_other;
+SELECT es_upgrade_store('store_test_planted');
+\echo :LAST_ERROR_SQLSTATE
+SET client_min_messages = warning;
+DROP SCHEMA store_test_planted CASCADE;
+RESET client_min_messages;
+DROP ROLE regress_store_other;
+
 -- Every object of the extension is described.  From 17 on, array types and the
 -- row types of views are members, too; they need no words.
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS undescribed

@@ -56,6 +56,9 @@ SELECT version, data FROM es_read_stream('order-1', 5, 100);
 SELECT version, data FROM es_read_stream('order-1', backward => true);
 SELECT version, data FROM es_read_stream('order-1', backward => true, max_count => 1);
 SELECT version, data FROM es_read_stream('order-1', 3, backward => true);
+-- Reading on backward, page by page, comes to an end: what is before version 1?
+SELECT version FROM es_read_stream('order-1', 1, backward => true);
+SELECT version FROM es_read_stream('order-1', 0, backward => true);
 SELECT version, data FROM es_read_stream('order-1', 4, 2, true);
 SELECT version, data FROM es_read_stream('order-1', 100, 2, true);
 

@@ -594,7 +594,7 @@ rethrow_as_conflict(EsStore *store, EsEvent *event, MemoryContext context)
 			(errcode(ERRCODE_ES_WRONG_EXPECTED_VERSION),
 			 errmsg("stream \"%s\" has events beyond version %lld that this session does not see",
 					name, (long long) version - 1),
-			 errdetail("stream \"%s\" expected version %lld actual version unknown", name,
-					   (long long) version - 1),
+			 errdetail("stream \"%s\" expected version %lld actual version %lld", name,
+					   (long long) version - 1, (long long) version),
 			 errhint("Row security may hide events from this role.")));
 }

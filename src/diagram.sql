@@ -31,7 +31,7 @@ AS $$
 							AND COALESCE(o.subject_name, k.type) = k.type))
 	), node AS (
 		SELECT n.class, n.name,
-			   n.class || row_number() OVER (PARTITION BY n.class ORDER BY n.name COLLATE "C") AS id
+			   n.class || (row_number() OVER (PARTITION BY n.class ORDER BY n.name COLLATE "C"))::text AS id
 		FROM (SELECT 'c' AS class, x.command AS name FROM executes x
 			  UNION SELECT 'a', d.name FROM definition d WHERE d.kind = 'aggregate'
 			  UNION SELECT 'e', k.type FROM known k

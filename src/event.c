@@ -241,12 +241,20 @@ es_new_event_record(PG_FUNCTION_ARGS)
 
 	values[NEW_EVENT_TYPE] = PointerGetDatum(event.type);
 	values[NEW_EVENT_DATA] = JsonbPGetDatum(event.data);
-	nulls[NEW_EVENT_TYPE] = nulls[NEW_EVENT_DATA] = false;
+
+	/* given an es_new_event, what it has stays unless it is given again */
+	values[NEW_EVENT_METADATA] = PointerGetDatum(event.metadata);
+	values[NEW_EVENT_ID] = PointerGetDatum(event.event_id);
+	values[NEW_EVENT_RECORDED_AT] = TimestampTzGetDatum(event.recorded_at);
+	for (int i = 0; i < NEW_EVENT_COLUMNS; i++)
+		nulls[i] = (i == NEW_EVENT_RECORDED_AT) ? !event.has_recorded_at :
+												  DatumGetPointer(values[i]) == NULL;
 	for (int i = 1; i < PG_NARGS(); i++)
-	{
-		values[NEW_EVENT_DATA + i] = PG_GETARG_DATUM(i);
-		nulls[NEW_EVENT_DATA + i] = PG_ARGISNULL(i);
-	}
+		if (!PG_ARGISNULL(i))
+		{
+			values[NEW_EVENT_DATA + i] = PG_GETARG_DATUM(i);
+			nulls[NEW_EVENT_DATA + i] = false;
+		}
 	result = HeapTupleGetDatum(heap_form_tuple(es_extension()->new_event.tupdesc, values, nulls));
 	es_new_event_from_datum(&event, result);
 	PG_RETURN_DATUM(result);

@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat.h"
@@ -51,6 +52,16 @@ typedef struct StoreEntry
 } StoreEntry;
 
 static const char *const definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection"};
+
+/* Everything that a store has; the log first. */
+static const char *const store_relations[] = {
+	"event",
+	"event_position",
+	"aggregate",
+	"snapshot",
+	"receipt",
+	"projection",
+};
 
 static HTAB *stores = NULL;		/* in TopMemoryContext */
 static Oid	permitted_insert = InvalidOid;	/* a log that may get one INSERT now */
@@ -144,6 +155,8 @@ static const char store_triggers[] =
 	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_definition_changed();"
 	"ALTER TABLE @store@.projection ENABLE ALWAYS TRIGGER definition_changed;";
 
+static void require_free_names(Oid schema, const char *schema_name);
+static void require_one_owner(Oid schema);
 static EsStore *find_store(Oid schema, const char *schema_name);
 static EsStore *build_store(StoreEntry *entry, const char *schema_name);
 static void verify_store(StoreEntry *entry, const char *schema_name);
@@ -293,7 +306,7 @@ es_store_execute(const char *statements, const char *store_name)
 	int			nestlevel = NewGUCNestLevel();
 	int			result;
 
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("client_min_messages", "warning", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -325,11 +338,8 @@ es_create_store(PG_FUNCTION_ARGS)
 	schema = get_namespace_oid(schema_name, true);
 	if (!OidIsValid(schema))
 		es_store_execute("CREATE SCHEMA @store@", quote_identifier(schema_name));
-	else if (OidIsValid(get_relname_relid("event", schema)))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("event store \"%s\" already exists", schema_name),
-				 errhint("Use es_upgrade_store() to bring it up to date.")));
+	else
+		require_free_names(schema, schema_name);
 	make_store(schema_name);
 	SPI_finish();
 
@@ -346,6 +356,7 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("event", schema)))
 		no_store(schema_name);
 
+	require_one_owner(schema);
 	SPI_connect();
 	make_store(schema_name);
 	SPI_finish();
@@ -411,6 +422,53 @@ es_definition_changed(PG_FUNCTION_ARGS)
 				 errmsg("function \"es_definition_changed\" must be called as a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
+}
+
+/* A store is not built around what somebody else may have put there. */
+static void
+require_free_names(Oid schema, const char *schema_name)
+{
+	if (OidIsValid(get_relname_relid("event", schema)) &&
+		OidIsValid(get_relname_relid("event_position", schema)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("event store \"%s\" already exists", schema_name),
+				 errhint("Use es_upgrade_store() to bring it up to date.")));
+	for (int i = 0; i < lengthof(store_relations); i++)
+		if (OidIsValid(get_relname_relid(store_relations[i], schema)))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("schema \"%s\" already has a relation \"%s\"", schema_name,
+							store_relations[i]),
+					 errhint("Create the store in a schema of its own.")));
+}
+
+/* Whoever owns one of the tables could run code as whoever uses the store. */
+static void
+require_one_owner(Oid schema)
+{
+	Oid			owner = InvalidOid;
+
+	for (int i = 0; i < lengthof(store_relations); i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(RELNAMENSP, CStringGetDatum(store_relations[i]),
+										  ObjectIdGetDatum(schema));
+		Form_pg_class relation;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;			/* an older store: it will be made */
+		relation = (Form_pg_class) GETSTRUCT(tuple);
+		if (!OidIsValid(owner))
+			owner = relation->relowner;
+		if (relation->relowner != owner ||
+			(relation->relkind != RELKIND_RELATION && relation->relkind != RELKIND_SEQUENCE &&
+			 relation->relkind != RELKIND_PARTITIONED_TABLE))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("relation \"%s\" is not the store's own", store_relations[i]),
+					 errdetail("All tables of a store have one owner.")));
+		ReleaseSysCache(tuple);
+	}
 }
 
 static EsStore *

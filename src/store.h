@@ -90,7 +90,7 @@ extern void es_store_forbid_insert(void);
 extern char *es_store_sql(const char *statement, const char *store_name);
 
 /*
- * Run DDL on a store, connected to SPI, with a search_path of pg_catalog alone
+ * Run DDL on a store, connected to SPI, with a search_path of pg_catalog
  * and without notices.
  */
 extern void es_store_execute(const char *statements, const char *store_name);

@@ -157,22 +157,24 @@ Datum
 es_read_stream(PG_FUNCTION_ARGS)
 {
 	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
-	int64		from_version = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT64(1);
 	bool		backward = PG_ARGISNULL(3) ? false : PG_GETARG_BOOL(3);
+	int64		from_version;
 	DestReceiver *dest;
 	Datum		values[3];
 	char		nulls[3] = {' ', ' ', ' '};
 
 	es_stream_check_name(stream);
+
+	/* without it: at the beginning, or backward at the end */
+	if (PG_ARGISNULL(1))
+		from_version = backward ? PG_INT64_MAX : 1;
+	else
+		from_version = PG_GETARG_INT64(1);
 	if (from_version < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("from_version must not be negative")));
 	es_event_set_check_count(PG_ARGISNULL(2), PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2));
-
-	/* backwards from the beginning would be of no use: begin at the end */
-	if (backward && from_version <= 1)
-		from_version = PG_INT64_MAX;
 
 	dest = es_event_set_begin(fcinfo);
 	values[0] = PointerGetDatum(stream);

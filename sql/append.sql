@@ -425,6 +425,22 @@ SELECT count(r.version), sum(r.version) FROM generate_series(1, 1000) AS i, es_a
 SELECT count(r.version), sum(r.version) FROM generate_series(1, 1000) AS i, es_append('wide-' || i, 'closed', '{}', expected_version => 1) AS r;
 COMMIT;
 SELECT count(*), count(DISTINCT stream) AS streams FROM es_read_all(0, NULL, ARRAY['wide']);
+-- Appends that a savepoint's rollback undid hold no locks, so they do not count:
+-- the log itself is not locked.
+BEGIN;
+DO $$ BEGIN
+	FOR i IN 1..300 LOOP
+		BEGIN
+			PERFORM es_append('undone-' || i, 'opened', '{}');
+			RAISE division_by_zero;
+		EXCEPTION WHEN division_by_zero THEN NULL;
+		END;
+	END LOOP;
+END $$;
+SELECT version FROM es_append('done-1', 'opened', '{}');
+SELECT count(*) AS log_locked FROM pg_locks
+WHERE relation = 'append_test.event'::regclass AND mode = 'ShareRowExclusiveLock' AND pid = pg_backend_pid();
+COMMIT;
 
 -- ---------------------------------------------------------------------------
 -- The oracle

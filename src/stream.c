@@ -25,6 +25,7 @@
 #include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /*
@@ -33,7 +34,15 @@
  */
 #define MAX_STREAM_LOCKS 256
 
-static int	stream_locks = 0;	/* taken in this transaction; never too low */
+/* Stream locks taken by a subtransaction that is under way, or by the transaction. */
+typedef struct LockCount
+{
+	SubTransactionId subid;
+	int			count;
+} LockCount;
+
+static int	stream_locks = 0;	/* held by this transaction */
+static List *lock_counts = NIL; /* the same by subtransaction, innermost last; LockCount * */
 
 static const EsPlanSpec head_plan = {
 	"SELECT version::pg_catalog.int8, position::pg_catalog.int8 FROM @store@.event"
@@ -59,7 +68,10 @@ static const EsPlanSpec backward_plan = {
 };
 
 static EsStreamHead read_head(EsStore *store, text *stream, Snapshot snapshot);
+static void count_stream_lock(void);
 static void forget_stream_locks(XactEvent event, void *arg);
+static void hand_up_stream_locks(SubXactEvent event, SubTransactionId mysubid,
+								 SubTransactionId parentsubid, void *arg);
 
 PG_FUNCTION_INFO_V1(es_stream_version);
 PG_FUNCTION_INFO_V1(es_read_stream);
@@ -68,6 +80,7 @@ void
 es_stream_init(void)
 {
 	RegisterXactCallback(forget_stream_locks, NULL);
+	RegisterSubXactCallback(hand_up_stream_locks, NULL);
 }
 
 void
@@ -114,7 +127,7 @@ es_stream_lock(EsStore *store, const text *stream)
 					hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
 										VARSIZE_ANY_EXHDR(stream), store->event));
 	if (LockAcquire(&tag, ExclusiveLock, false, false) != LOCKACQUIRE_ALREADY_HELD)
-		stream_locks++;
+		count_stream_lock();
 }
 
 EsStreamHead
@@ -211,6 +224,25 @@ read_head(EsStore *store, text *stream, Snapshot snapshot)
 }
 
 static void
+count_stream_lock(void)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	LockCount  *innermost = lock_counts ? llast(lock_counts) : NULL;
+
+	if (innermost == NULL || innermost->subid != subid)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+
+		innermost = palloc0(sizeof(LockCount));
+		innermost->subid = subid;
+		lock_counts = lappend(lock_counts, innermost);
+		MemoryContextSwitchTo(caller);
+	}
+	innermost->count++;
+	stream_locks++;
+}
+
+static void
 forget_stream_locks(XactEvent event, void *arg)
 {
 	switch (event)
@@ -219,8 +251,39 @@ forget_stream_locks(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			stream_locks = 0;
+			lock_counts = NIL;	/* its memory goes with the transaction */
 			break;
 		default:
 			break;
+	}
+}
+
+/* A savepoint's rollback releases the locks taken since; its release hands them up. */
+static void
+hand_up_stream_locks(SubXactEvent event, SubTransactionId mysubid, SubTransactionId parentsubid,
+					 void *arg)
+{
+	LockCount  *innermost = lock_counts ? llast(lock_counts) : NULL;
+
+	if (innermost == NULL || innermost->subid != mysubid)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		stream_locks -= innermost->count;
+		lock_counts = list_delete_last(lock_counts);
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		LockCount  *outer = list_length(lock_counts) > 1 ?
+			list_nth(lock_counts, list_length(lock_counts) - 2) :
+			NULL;
+
+		if (outer && outer->subid == parentsubid)
+		{
+			outer->count += innermost->count;
+			lock_counts = list_delete_last(lock_counts);
+		}
+		else
+			innermost->subid = parentsubid;
 	}
 }

@@ -225,7 +225,7 @@ dispatch_command(Dispatch *dispatch)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	const EsHandling *outer = es_handling_current();
-	Datum		result;
+	volatile Datum result;
 	int			nestlevel;
 
 	if (dispatch->type == InvalidOid && dispatch->name == NULL)

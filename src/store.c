@@ -64,6 +64,7 @@ static const char *const store_relations[] = {
 };
 
 static HTAB *stores = NULL;		/* in TopMemoryContext */
+static LocalTransactionId used_in = InvalidLocalTransactionId;	/* the newest use of a store */
 static Oid	permitted_insert = InvalidOid;	/* a log that may get one INSERT now */
 
 static const char store_tables[] =
@@ -157,6 +158,8 @@ static const char store_triggers[] =
 
 static void require_free_names(Oid schema, const char *schema_name);
 static void require_one_owner(Oid schema);
+static void free_outdated_definitions(void);
+static bool definitions_current(EsStore *store, EsDefinitionKind kind);
 static EsStore *find_store(Oid schema, const char *schema_name);
 static EsStore *build_store(StoreEntry *entry, const char *schema_name);
 static void verify_store(StoreEntry *entry, const char *schema_name);
@@ -218,7 +221,7 @@ es_store_definitions(EsStore *store, EsDefinitionKind kind, const EsPlanSpec *pl
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
 
-	if (set && store->definitions_valid[kind] && set->shapes == es_composite_shapes())
+	if (set && definitions_current(store, kind))
 		return set;
 
 	/* set first: what arrives while we load makes the next call load again */
@@ -471,13 +474,50 @@ require_one_owner(Oid schema)
 	}
 }
 
+/*
+ * At a transaction's first use nothing of ours is running, so that what is
+ * outdated need not be retired.  18 keeps a replaced SQL function for as long
+ * as somebody who called it is there when the new one is compiled, and then
+ * never frees it.
+ */
+static void
+free_outdated_definitions(void)
+{
+	HASH_SEQ_STATUS scan;
+	StoreEntry *entry;
+
+	hash_seq_init(&scan, stores);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		for (int i = 0; entry->store && i < ES_DEFINITION_KINDS; i++)
+		{
+			EsDefinitions *set = entry->store->definitions[i];
+
+			if (set == NULL || definitions_current(entry->store, i))
+				continue;
+			entry->store->definitions[i] = NULL;
+			MemoryContextDelete(set->context);
+		}
+}
+
+static bool
+definitions_current(EsStore *store, EsDefinitionKind kind)
+{
+	return store->definitions_valid[kind] &&
+		store->definitions[kind]->shapes == es_composite_shapes();
+}
+
 static EsStore *
 find_store(Oid schema, const char *schema_name)
 {
 	StoreEntry *entry;
 	bool		found;
 
-	es_retired_free();
+	if (used_in != es_my_lxid())
+	{
+		used_in = es_my_lxid();
+		es_retired_free();
+		free_outdated_definitions();
+	}
 
 	entry = hash_search(stores, &schema, HASH_ENTER, &found);
 	if (!found)

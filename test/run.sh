@@ -72,6 +72,14 @@ run_regress() {
 	[ "$rc" = 0 ] || [ $bad -gt 0 ] || bad=1
 	passed=$((passed + ok)) failed=$((failed + bad))
 
+	# The story of the real log agrees with its expected output also where the
+	# log is absent; it has tested nothing then.
+	if [ -z "${ES_FINES_CSV:-}" ] &&
+		grep -qE '^(test| ) *example_fines .*\.\.\. ok( |$)|^ok [0-9]+ +[-+] example_fines ' "$log"; then
+		say "example_fines is skipped: there is no traffic_fines.csv.gz (ES_DATA)"
+		passed=$((passed - 1)) skipped=$((skipped + 1))
+	fi
+
 	diffs=regression.diffs
 	[ "$suite" = regress ] || diffs=output_iso/regression.diffs
 	if [ -s "$diffs" ]; then

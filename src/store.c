@@ -359,7 +359,6 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("event", schema)))
 		no_store(schema_name);
 
-	require_one_owner(schema);
 	SPI_connect();
 	make_store(schema_name);
 	SPI_finish();
@@ -680,11 +679,15 @@ static void
 make_store(const char *schema_name)
 {
 	const char *store_name = quote_identifier(schema_name);
+	Oid			schema = get_namespace_oid(schema_name, false);
 
+	/* before they are touched, and again for what came in between */
+	require_one_owner(schema);
 	es_store_execute(store_tables, store_name);
+	require_one_owner(schema);
 	es_store_execute(store_triggers, store_name);
 	es_projection_upgrade(store_name);
-	catch_up_sequence(store_name, get_namespace_oid(schema_name, false));
+	catch_up_sequence(store_name, schema);
 }
 
 /*

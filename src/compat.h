@@ -43,4 +43,11 @@
 #define pg_noreturn						pg_attribute_noreturn()
 #endif
 
+/* 18: ExecutorRun() lost its last argument, that it runs only once */
+#if PG_VERSION_NUM >= 180000
+#define es_executor_run(query, direction, count)	ExecutorRun((query), (direction), (count))
+#else
+#define es_executor_run(query, direction, count)	ExecutorRun((query), (direction), (count), true)
+#endif
+
 #endif							/* ES_COMPAT_H */

@@ -5,7 +5,8 @@
  *
  * A call is an expression over parameters that went through the planner, which
  * inlines simple SQL functions; without a plan around it, it is never compiled
- * by JIT.  It is kept for the session.  User code may come back to the same
+ * by JIT.  A SQL function that is not inlined runs by plans that are kept
+ * (sql_function.c).  A call is kept for the session.  User code may come back to the same
  * function while it runs (a command handler that dispatches), and an error may
  * leave the expression's state in the middle: a call that is found busy is not
  * entered again, but another one is made.
@@ -24,6 +25,7 @@
 #include "optimizer/optimizer.h"
 #include "retired.h"
 #include "routine.h"
+#include "sql_function.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/expandeddatum.h"
@@ -40,6 +42,7 @@ typedef struct Call
 {
 	MemoryContext context;
 	ExprState  *state;
+	EsSqlFunction *sql;			/* instead of the expression; NULL: none */
 	ExprContext *econtext;
 	ParamListInfo params;
 	Oid			user;			/* who was allowed to execute it */
@@ -269,7 +272,8 @@ es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *
 	bool		mine = true;
 	Datum		result;
 
-	if (call == NULL || call->user != GetUserId() || call->roles != role_changes || call->busy)
+	if (call == NULL || call->user != GetUserId() || call->roles != role_changes || call->busy ||
+		(call->sql && !es_sql_function_is_valid(call->sql)))
 	{
 		bool		dead = call && (!call->busy || call->busy_since != aborts);
 
@@ -289,8 +293,11 @@ es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *
 
 	call->busy = true;
 	call->busy_since = aborts;
-	set_params(routine, call->params, args, nulls, call->inlined);
-	result = ExecEvalExpr(call->state, call->econtext, isnull);
+	set_params(routine, call->params, args, nulls, call->inlined || call->sql);
+	if (call->sql)
+		result = es_sql_function_call(call->sql, call->params, isnull);
+	else
+		result = ExecEvalExpr(call->state, call->econtext, isnull);
 	call->busy = false;
 	return result;
 }
@@ -331,6 +338,8 @@ make_call(EsRoutine *routine, MemoryContext parent)
 		((FuncExpr *) expression)->funcid != routine->function;
 	call->econtext = call_context(routine, &call->params);
 	call->state = ExecInitExprWithParams(expression, call->params);
+	if (!call->inlined)
+		call->sql = es_sql_function(routine->function);
 
 	/* complete: give it the lifetime asked for */
 	MemoryContextSetParent(context, parent);

@@ -101,7 +101,11 @@ static void retire_composite(EsComposite *composite);
 static void init_field(EsComposite *composite, Field *field, Form_pg_attribute attr);
 static bool is_exact(const Field *field);
 static FieldKind field_kind(Oid type, int32 typmod);
+static void require_object(EsComposite *composite, Jsonb *json);
+static bool decode_fields(EsComposite *composite, Jsonb *json, const int *uses, Datum *values,
+						  bool *nulls);
 static bool decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull);
+static bool small_integer(FieldKind kind, Numeric number, Datum *value);
 static char *numeric_string(Numeric value);
 static Datum populate_record(EsComposite *composite, Jsonb *json);
 static void init_populate(EsComposite *composite);
@@ -182,35 +186,24 @@ es_composite_from_jsonb(EsComposite *composite, Jsonb *json)
 	int			natts = composite->tupdesc->natts;
 	Datum	   *values;
 	bool	   *nulls;
-	HeapTuple	tuple;
 
-	if (!JB_ROOT_IS_OBJECT(json))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("cannot read type \"%s\" from JSON that is not an object",
-						composite->name)));
+	require_object(composite, json);
 	if (composite->has_other)
 		return populate_record(composite, json);
-
 	values = palloc(natts * sizeof(Datum));
 	nulls = palloc(natts * sizeof(bool));
-	for (int i = 0; i < natts; i++)
-	{
-		Field	   *field = &composite->fields[i];
-		JsonbValue	found;
+	if (!decode_fields(composite, json, NULL, values, nulls))
+		return populate_record(composite, json);
+	return HeapTupleGetDatum(heap_form_tuple(composite->tupdesc, values, nulls));
+}
 
-		values[i] = (Datum) 0;
-		nulls[i] = true;
-		if (field->kind == FIELD_DROPPED)
-			continue;
-		if (getKeyJsonValueFromContainer(&json->root, field->name, field->name_length,
-										 &found) == NULL)
-			continue;
-		if (!decode_field(field, &found, &values[i], &nulls[i]))
-			return populate_record(composite, json);
-	}
-	tuple = heap_form_tuple(composite->tupdesc, values, nulls);
-	return HeapTupleGetDatum(tuple);
+void
+es_composite_fields_from_jsonb(EsComposite *composite, Jsonb *json, const int *uses,
+							   Datum *values, bool *nulls)
+{
+	require_object(composite, json);
+	if (!decode_fields(composite, json, uses, values, nulls))
+		es_composite_deform(populate_record(composite, json), composite->tupdesc, values, nulls);
 }
 
 bool
@@ -226,12 +219,7 @@ es_composite_check_keys(EsComposite *composite, Jsonb *json)
 	JsonbValue	key;
 	JsonbIteratorToken token;
 
-	if (!JB_ROOT_IS_OBJECT(json))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("cannot read type \"%s\" from JSON that is not an object",
-						composite->name)));
-
+	require_object(composite, json);
 	(void) JsonbIteratorNext(&it, &key, true);	/* the object's beginning */
 	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_END_OBJECT)
 	{
@@ -510,6 +498,38 @@ field_kind(Oid type, int32 typmod)
 	}
 }
 
+static void
+require_object(EsComposite *composite, Jsonb *json)
+{
+	if (!JB_ROOT_IS_OBJECT(json))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot read type \"%s\" from JSON that is not an object",
+						composite->name)));
+}
+
+/* Convert the fields that are used, or return false to leave them to populate_record(). */
+static bool
+decode_fields(EsComposite *composite, Jsonb *json, const int *uses, Datum *values, bool *nulls)
+{
+	for (int i = 0; i < composite->tupdesc->natts; i++)
+	{
+		Field	   *field = &composite->fields[i];
+		JsonbValue	found;
+
+		values[i] = (Datum) 0;
+		nulls[i] = true;
+		if (field->kind == FIELD_DROPPED || (uses && uses[i] == 0))
+			continue;
+		if (getKeyJsonValueFromContainer(&json->root, field->name, field->name_length,
+										 &found) == NULL)
+			continue;
+		if (!decode_field(field, &found, &values[i], &nulls[i]))
+			return false;
+	}
+	return true;
+}
+
 /* Convert a field, or return false to leave the whole value to populate_record(). */
 static bool
 decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull)
@@ -530,8 +550,9 @@ decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull)
 		case FIELD_INT8:
 			if (json->type != jbvNumeric)
 				return false;
-			*value = InputFunctionCall(&field->input, numeric_string(json->val.numeric),
-									   field->input_param, field->typmod);
+			if (!small_integer(field->kind, json->val.numeric, value))
+				*value = InputFunctionCall(&field->input, numeric_string(json->val.numeric),
+										   field->input_param, field->typmod);
 			break;
 
 		case FIELD_NUMERIC:
@@ -565,6 +586,27 @@ decode_field(Field *field, JsonbValue *json, Datum *value, bool *isnull)
 			return false;
 	}
 	*isnull = false;
+	return true;
+}
+
+/* Short for the input function, where it can only succeed: digits, no point, 32 bits. */
+static bool
+small_integer(FieldKind kind, Numeric number, Datum *value)
+{
+	bool		failed = false;
+	int32		integer;
+
+	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, NumericGetDatum(number))) != 0)
+		return false;
+	integer = numeric_int4_opt_error(number, &failed);
+	if (failed || (kind == FIELD_INT2 && (integer < PG_INT16_MIN || integer > PG_INT16_MAX)))
+		return false;
+	if (kind == FIELD_INT2)
+		*value = Int16GetDatum((int16) integer);
+	else if (kind == FIELD_INT4)
+		*value = Int32GetDatum(integer);
+	else
+		*value = Int64GetDatum((int64) integer);
 	return true;
 }
 

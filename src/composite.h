@@ -39,6 +39,14 @@ extern TupleDesc es_composite_tupdesc(EsComposite *composite);
 extern Datum es_composite_from_jsonb(EsComposite *composite, Jsonb *json);
 
 /*
+ * The same taken apart: fills values and nulls (tupdesc->natts elements) of the
+ * fields that uses counts at least once (NULL: all); a field that nobody looks
+ * at is not converted.
+ */
+extern void es_composite_fields_from_jsonb(EsComposite *composite, Jsonb *json, const int *uses,
+										   Datum *values, bool *nulls);
+
+/*
  * Whether every value comes back from JSON as it was.  Others do not: arrays
  * with other bounds, JSON null in a jsonb field, -0 and the like.
  */

@@ -465,7 +465,7 @@ decide(Dispatch *dispatch, EsFold *fold, int *nevents)
 	es_handling_begin(&handling);
 	PG_TRY();
 	{
-		events = call_handler(dispatch, fold->state, nevents);
+		events = call_handler(dispatch, es_fold_state_value(&fold->state), nevents);
 	}
 	PG_FINALLY();
 	{

@@ -5,10 +5,10 @@
  *
  * The executor's rows stream into the fold through a DestReceiver, so that a
  * stream of any length needs constant memory.  Each event is decoded and
- * applied in a context of its own; the new state is copied into one of two
- * buffers before that context is emptied, since it may be made of pieces of
- * the old state and of the event.  A state that comes back as a read-write
- * expanded record (PL/pgSQL) is kept as such and handed to the next call.
+ * applied in a context of its own.  An apply function that was inlined is
+ * evaluated over the fields of state and event (field_call.c), and only the
+ * event's fields that it looks at are decoded; any other one gets both as
+ * values.
  *
  * User code runs under the search_path of the aggregate's definition: the
  * caller enters it.
@@ -17,38 +17,13 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "catalog/pg_type.h"
-#include "composite.h"
 #include "errors.h"
 #include "extension.h"
 #include "fold.h"
 #include "spi_plan.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
-#include "utils/expandeddatum.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-
-/* How an aggregate applies a type of event. */
-typedef struct Apply
-{
-	char		type[NAMEDATALEN];	/* hash key: the event type */
-	EsRoutine  *routine;
-	Oid			event_type;		/* a composite type, or es_event */
-	bool		takes_envelope; /* apply(state, event, es_event) */
-} Apply;
-
-/* Looking for an apply function. */
-typedef struct ApplySearch
-{
-	EsAggregate *aggregate;
-	const char *type;
-	Oid			function;
-	Oid			event_type;
-	bool		takes_envelope;
-	Oid			generic;		/* apply(state, es_event), the second choice */
-} ApplySearch;
 
 /* What an error in an apply function is reported with. */
 typedef struct ApplyContext
@@ -75,11 +50,15 @@ static const EsPlanSpec read_plan = {
 	{TEXTOID, INT8OID, INT8OID},
 };
 
-static void keep_state(EsFold *fold, Datum state);
-static void copy_state(EsFold *fold, struct varlena *state);
-static Apply *find_apply(EsAggregate *aggregate, const text *type);
-static Apply *resolve_apply(EsAggregate *aggregate, const char *key, const char *type);
-static bool visit_apply(Form_pg_proc function, void *arg);
+static void choose_apply(EsFold *fold, const text *type);
+static bool is_last_apply(const EsFold *fold, const text *type);
+static void apply_value(EsFold *fold, const EsEvent *event, Oid record_type, Datum record);
+static EsFieldCall *begin_field_call(EsFold *fold);
+static bool fits(TupleTableSlot *slot, TupleDesc tupdesc);
+static void apply_fields(EsFold *fold, EsFieldCall *call, const EsEvent *event, Oid record_type,
+						 Datum record);
+static void give_envelope(TupleTableSlot *slot, const EsEvent *event);
+pg_noreturn static void null_state(const EsApply *apply);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static void start_rows(DestReceiver *self, int operation, TupleDesc tupdesc);
 static void end_rows(DestReceiver *self);
@@ -91,16 +70,21 @@ es_fold_begin(EsStore *store, EsAggregate *aggregate, text *stream)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing fold",
 												  ALLOCSET_DEFAULT_SIZES);
 	EsFold	   *fold = MemoryContextAllocZero(context, sizeof(EsFold));
+	MemoryContext caller;
 
 	fold->store = store;
 	fold->aggregate = aggregate;
 	fold->stream = stream;
 	fold->context = context;
-	for (int i = 0; i < 2; i++)
-		fold->object_contexts[i] = AllocSetContextCreate(context, "event_sourcing state",
-														 ALLOCSET_SMALL_SIZES);
 	fold->event_context = AllocSetContextCreate(context, "event_sourcing event",
 												ALLOCSET_DEFAULT_SIZES);
+	caller = MemoryContextSwitchTo(context);
+	es_fold_state_init(&fold->state,
+					   aggregate->state_type == JSONBOID ?
+						   NULL :
+						   es_composite_tupdesc(es_composite(aggregate->state_type)),
+					   fold->event_context);
+	MemoryContextSwitchTo(caller);
 	es_fold_restart(fold);
 	return fold;
 }
@@ -114,7 +98,7 @@ es_fold_end(EsFold *fold)
 void
 es_fold_start_from(EsFold *fold, EsStreamHead head, Datum state)
 {
-	copy_state(fold, (struct varlena *) DatumGetPointer(state));
+	es_fold_state_set(&fold->state, state);
 	fold->head = head;
 }
 
@@ -157,37 +141,19 @@ es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
 	ErrorContextCallback context;
 	ApplyContext context_arg = {fold, event};
 	MemoryContext caller = MemoryContextSwitchTo(fold->event_context);
-	Apply	   *apply;
-	Datum		args[ES_ROUTINE_MAX_ARGS];
-	bool		nulls[ES_ROUTINE_MAX_ARGS] = {false, false, false};
-	Datum		state;
-	bool		isnull;
+	EsFieldCall *call;
 
 	context.callback = apply_context;
 	context.arg = &context_arg;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 
-	apply = find_apply(fold->aggregate, DatumGetTextPP(event->values[ES_EVENT_TYPE]));
-	args[0] = fold->state;
-	if (apply->event_type == es_extension()->event.oid)
-		args[1] = es_event_to_datum(event);
-	else if (apply->event_type == record_type && es_composite_is_exact(es_composite(record_type)))
-		args[1] = record;
+	choose_apply(fold, DatumGetTextPP(event->values[ES_EVENT_TYPE]));
+	call = begin_field_call(fold);
+	if (call)
+		apply_fields(fold, call, event, record_type, record);
 	else
-		args[1] = es_composite_from_jsonb(es_composite(apply->event_type),
-										  DatumGetJsonbP(event->values[ES_EVENT_DATA]));
-	if (apply->takes_envelope)
-		args[2] = es_event_to_datum(event);
-
-	state = es_routine_call(apply->routine, args, nulls, &isnull);
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("function %s returned NULL instead of a state",
-						es_routine_name(apply->routine)),
-				 errhint("An apply function returns the next state, whatever the event has in it.")));
-	keep_state(fold, state);
+		apply_value(fold, event, record_type, record);
 	fold->head.version = DatumGetInt64(event->values[ES_EVENT_VERSION]);
 	fold->head.position = DatumGetInt64(event->values[ES_EVENT_POSITION]);
 
@@ -199,159 +165,136 @@ es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
 Datum
 es_fold_state(EsFold *fold)
 {
-	return datumCopy(fold->state, false, -1);
+	return es_fold_state_copy(&fold->state);
 }
 
-/*
- * Make what an apply function returned the fold's state.
- *
- * An expanded object that was handed to a function read-write may be the
- * function's now, and gone with it; it is not to be looked at again.  Emptying
- * the context that it was in frees it where it is still there.
- */
+/* Find what the event is applied with. */
 static void
-keep_state(EsFold *fold, Datum state)
+choose_apply(EsFold *fold, const text *type)
 {
-	struct varlena *value = (struct varlena *) DatumGetPointer(state);
-
-	if (!fold->expanded && state == fold->state)
-		return;					/* the event changed nothing */
-	if (VARATT_IS_EXTERNAL_EXPANDED_RW(value))
-	{
-		int			next = 1 - fold->place;
-
-		fold->state = TransferExpandedObject(state, fold->object_contexts[next]);
-		MemoryContextReset(fold->object_contexts[fold->place]);
-		fold->place = next;
-		fold->expanded = true;
+	if (fold->apply && is_last_apply(fold, type))
 		return;
-	}
-	copy_state(fold, value);
+	fold->apply = es_apply(fold->aggregate, type);
+	fold->composite = fold->apply->event_type == es_extension()->event.oid ?
+		NULL :
+		es_composite(fold->apply->event_type);
+	fold->field_call = NULL;
 }
 
-/* Copy a state, flat and untoasted, into the buffer that is not in use. */
-static void
-copy_state(EsFold *fold, struct varlena *state)
-{
-	int			next = 1 - fold->place;
-	bool		expanded = VARATT_IS_EXTERNAL_EXPANDED(state);
-	Size		size;
-
-	if (!expanded && VARATT_IS_EXTENDED(state))
-		state = detoast_attr(state);
-	size = expanded ? EOH_get_flat_size(DatumGetEOHP(PointerGetDatum(state))) : VARSIZE(state);
-
-	if (fold->buffer_sizes[next] < size)
-	{
-		if (fold->buffers[next])
-			pfree(fold->buffers[next]);
-		fold->buffer_sizes[next] = 0;
-		fold->buffers[next] = MemoryContextAllocHuge(fold->context, size + size / 2);
-		fold->buffer_sizes[next] = size + size / 2;
-	}
-	if (expanded)
-		EOH_flatten_into(DatumGetEOHP(PointerGetDatum(state)), fold->buffers[next], size);
-	else
-		memcpy(fold->buffers[next], state, size);
-
-	if (fold->expanded)
-		MemoryContextReset(fold->object_contexts[fold->place]);
-	fold->state = PointerGetDatum(fold->buffers[next]);
-	fold->place = next;
-	fold->expanded = false;
-}
-
-static Apply *
-find_apply(EsAggregate *aggregate, const text *type)
-{
-	char		key[NAMEDATALEN] = {0};
-	int			length = VARSIZE_ANY_EXHDR(type);
-	Apply	   *apply = NULL;
-
-	/* a name that is too long for a type can only have the generic form: one key for all */
-	if (length < NAMEDATALEN)
-		memcpy(key, VARDATA_ANY(type), length);
-	if (aggregate->applies)
-		apply = hash_search(aggregate->applies, key, HASH_FIND, NULL);
-	return apply ? apply : resolve_apply(aggregate, key, text_to_cstring(type));
-}
-
-/* The function for a type of event, which is kept under the key. */
-static Apply *
-resolve_apply(EsAggregate *aggregate, const char *key, const char *type)
-{
-	ApplySearch search = {0};
-	EsRoutine  *routine;
-	Apply	   *apply;
-
-	search.aggregate = aggregate;
-	search.type = type;
-	es_function_scan(aggregate->apply, visit_apply, &search);
-	if (!OidIsValid(search.function) && OidIsValid(search.generic))
-	{
-		search.function = search.generic;
-		search.event_type = es_extension()->event.oid;
-	}
-	if (!OidIsValid(search.function))
-		ereport(ERROR,
-				(errcode(ERRCODE_ES_UNKNOWN_EVENT),
-				 errmsg("aggregate \"%s\" cannot apply event \"%s\"", aggregate->name, type),
-				 errdetail("It has no apply function for it."),
-				 aggregate->state_type == JSONBOID ?
-					 errhint("Create function %s(jsonb, es_event).", aggregate->apply->name) :
-					 errhint("Create function %s(%s, %s).", aggregate->apply->name,
-							 format_type_be(aggregate->state_type), quote_identifier(type))));
-
-	routine = es_routine(aggregate->context, search.function);
-	if (es_routine_returns_set(routine) || es_routine_result_type(routine) != aggregate->state_type)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("function %s must return %s", es_routine_name(routine),
-						format_type_be(aggregate->state_type)),
-				 errdetail("It is an apply function of aggregate \"%s\" and returns the next state.",
-						   aggregate->name)));
-
-	if (aggregate->applies == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = NAMEDATALEN;
-		ctl.entrysize = sizeof(Apply);
-		ctl.hcxt = aggregate->context;
-		aggregate->applies = hash_create("event_sourcing apply functions", 32, &ctl,
-										 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	apply = hash_search(aggregate->applies, key, HASH_ENTER, NULL);
-	apply->routine = routine;
-	apply->event_type = search.event_type;
-	apply->takes_envelope = search.takes_envelope;
-	return apply;
-}
-
-/* apply(state, event), apply(state, event, es_event), or apply(state, es_event) */
 static bool
-visit_apply(Form_pg_proc function, void *arg)
+is_last_apply(const EsFold *fold, const text *type)
 {
-	ApplySearch *search = arg;
-	Oid		   *argtypes = function->proargtypes.values;
-	Oid			envelope = es_extension()->event.oid;
+	const char *last = fold->apply->type;
+	int			length = VARSIZE_ANY_EXHDR(type);
 
-	if (function->pronargs < 2 || function->pronargs > 3 ||
-		argtypes[0] != search->aggregate->state_type ||
-		(function->pronargs == 3 && argtypes[2] != envelope))
-		return false;
-	if (argtypes[1] == envelope)
+	return length < NAMEDATALEN && last[length] == '\0' && last[0] != '\0' &&
+		memcmp(last, VARDATA_ANY(type), length) == 0;
+}
+
+/* Call an apply function with state and event as values. */
+static void
+apply_value(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
+{
+	EsApply    *apply = fold->apply;
+	Datum		args[ES_ROUTINE_MAX_ARGS];
+	bool		nulls[ES_ROUTINE_MAX_ARGS] = {false, false, false};
+	Datum		state;
+	bool		isnull;
+
+	args[0] = es_fold_state_value(&fold->state);
+	if (fold->composite == NULL)
+		args[1] = es_event_to_datum(event);
+	else if (apply->event_type == record_type && es_composite_is_exact(fold->composite))
+		args[1] = record;
+	else
+		args[1] = es_composite_from_jsonb(fold->composite,
+										  DatumGetJsonbP(event->values[ES_EVENT_DATA]));
+	if (apply->takes_envelope)
+		args[2] = es_event_to_datum(event);
+
+	state = es_routine_call(apply->routine, args, nulls, &isnull);
+	if (isnull)
+		null_state(apply);
+	es_fold_state_keep(&fold->state, state);
+}
+
+/* Begin to call the apply function by fields; NULL when it is not called that way. */
+static EsFieldCall *
+begin_field_call(EsFold *fold)
+{
+	EsApply    *apply = fold->apply;
+	EsFieldCall *call = es_routine_begin_fields(apply->routine);
+
+	if (call == NULL || call == fold->field_call)
+		return call;
+
+	/* a type may have changed since the one or the other was made */
+	if ((fold->state.tupdesc &&
+		 !(fits(call->args[0], fold->state.tupdesc) && fits(call->result, fold->state.tupdesc))) ||
+		(fold->composite && !fits(call->args[1], es_composite_tupdesc(fold->composite))))
 	{
-		if (function->pronargs == 2 && !OidIsValid(search->generic))
-			search->generic = function->oid;
-		return false;
+		es_routine_end_fields(call);
+		return NULL;
 	}
-	if (!es_composite_is_named(argtypes[1], search->type))
+	fold->field_call = call;
+	return call;
+}
+
+static bool
+fits(TupleTableSlot *slot, TupleDesc tupdesc)
+{
+	TupleDesc	own = slot->tts_tupleDescriptor;
+
+	if (own->natts != tupdesc->natts)
 		return false;
-	search->function = function->oid;
-	search->event_type = argtypes[1];
-	search->takes_envelope = (function->pronargs == 3);
+	for (int i = 0; i < own->natts; i++)
+		if (TupleDescAttr(own, i)->atttypid != TupleDescAttr(tupdesc, i)->atttypid)
+			return false;
 	return true;
+}
+
+/* Call an inlined apply function with the fields of state and event. */
+static void
+apply_fields(EsFold *fold, EsFieldCall *call, const EsEvent *event, Oid record_type, Datum record)
+{
+	EsApply    *apply = fold->apply;
+	TupleTableSlot *slot = call->args[1];
+
+	es_fold_state_to_call(&fold->state, call);
+	if (fold->composite == NULL)
+		give_envelope(slot, event);
+	else if (apply->event_type == record_type && es_composite_is_exact(fold->composite))
+		es_composite_deform(record, es_composite_tupdesc(fold->composite), slot->tts_values,
+							slot->tts_isnull);
+	else
+		es_composite_fields_from_jsonb(fold->composite,
+									   DatumGetJsonbP(event->values[ES_EVENT_DATA]),
+									   call->uses[1], slot->tts_values, slot->tts_isnull);
+	if (apply->takes_envelope)
+		give_envelope(call->args[2], event);
+
+	es_field_call_run(call);
+	es_routine_end_fields(call);
+	if (fold->state.tupdesc == NULL && call->result->tts_isnull[0])
+		null_state(apply);
+	es_fold_state_from_call(&fold->state, call);
+}
+
+static void
+give_envelope(TupleTableSlot *slot, const EsEvent *event)
+{
+	memcpy(slot->tts_values, event->values, sizeof(event->values));
+	memcpy(slot->tts_isnull, event->nulls, sizeof(event->nulls));
+}
+
+static void
+null_state(const EsApply *apply)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("function %s returned NULL instead of a state",
+					es_routine_name(apply->routine)),
+			 errhint("An apply function returns the next state, whatever the event has in it.")));
 }
 
 /* DestReceiver: one row of the stream. */

@@ -9,7 +9,10 @@
 #define ES_FOLD_H
 
 #include "aggregate.h"
+#include "apply.h"
+#include "composite.h"
 #include "event.h"
+#include "fold_state.h"
 #include "stream.h"
 
 typedef struct EsFold EsFold;
@@ -23,17 +26,17 @@ struct EsFold
 	EsAggregate *aggregate;
 	text	   *stream;
 	EsStreamHead head;			/* what the state is folded to */
-	Datum		state;			/* flat, or an expanded object of this fold */
-	bool		expanded;		/* the latter */
+	EsFoldState state;
 	EsFoldVisit visit;			/* NULL: none */
 	void	   *visit_arg;
 
 	MemoryContext context;		/* holds the fold */
 	MemoryContext event_context;	/* emptied after each event */
-	int			place;			/* where the state is: it moves between two */
-	char	   *buffers[2];		/* for flat states */
-	Size		buffer_sizes[2];
-	MemoryContext object_contexts[2];	/* for expanded ones */
+
+	/* the event applied last: the next one is often of its type */
+	EsApply    *apply;			/* NULL: none */
+	EsComposite *composite;		/* of its event; NULL: the envelope */
+	EsFieldCall *field_call;	/* that is known to fit state and event; NULL: none */
 };
 
 /*

@@ -41,8 +41,11 @@
 typedef struct Call
 {
 	MemoryContext context;
+	Expr	   *expression;
 	ExprState  *state;
 	EsSqlFunction *sql;			/* instead of the expression; NULL: none */
+	EsFieldCall *fields;		/* the expression over fields; NULL: not possible */
+	bool		fields_known;	/* whether that was found out */
 	ExprContext *econtext;
 	ParamListInfo params;
 	Oid			user;			/* who was allowed to execute it */
@@ -70,6 +73,8 @@ static uint64 aborts = 0;
 /* Changes of roles and memberships: who may execute what may be another one. */
 static uint64 role_changes = 0;
 
+static Call *current_call(EsRoutine *routine);
+static void enter_call(Call *call);
 static Call *make_call(EsRoutine *routine, MemoryContext parent);
 static Expr *call_expression(const EsRoutine *routine);
 static ExprContext *call_context(const EsRoutine *routine, ParamListInfo *params);
@@ -268,31 +273,14 @@ es_routine_name(const EsRoutine *routine)
 Datum
 es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *isnull)
 {
-	Call	   *call = routine->call;
-	bool		mine = true;
+	Call	   *call = current_call(routine);
 	Datum		result;
 
-	if (call == NULL || call->user != GetUserId() || call->roles != role_changes || call->busy ||
-		(call->sql && !es_sql_function_is_valid(call->sql)))
-	{
-		bool		dead = call && (!call->busy || call->busy_since != aborts);
+	/* a busy one goes on being the routine's, this one is for once */
+	if (call == NULL)
+		call = make_call(routine, CurrentMemoryContext);
 
-		/* a busy one goes on being the routine's, this one is for once */
-		mine = (call == NULL || dead);
-		if (mine)
-		{
-			routine->call = NULL;
-			if (call)
-				es_retire_context(call->context);
-			call = make_call(routine, routine->context);
-			routine->call = call;
-		}
-		else
-			call = make_call(routine, CurrentMemoryContext);
-	}
-
-	call->busy = true;
-	call->busy_since = aborts;
+	enter_call(call);
 	set_params(routine, call->params, args, nulls, call->inlined || call->sql);
 	if (call->sql)
 		result = es_sql_function_call(call->sql, call->params, isnull);
@@ -300,6 +288,35 @@ es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *
 		result = ExecEvalExpr(call->state, call->econtext, isnull);
 	call->busy = false;
 	return result;
+}
+
+EsFieldCall *
+es_routine_begin_fields(EsRoutine *routine)
+{
+	Call	   *call = current_call(routine);
+
+	if (call == NULL || !call->inlined)
+		return NULL;
+	if (!call->fields_known)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(call->context);
+
+		call->fields = es_field_call(call->expression, routine->nargs, routine->argtypes,
+									 routine->result_type);
+		if (call->fields)
+			call->fields->owner = call;
+		call->fields_known = true;
+		MemoryContextSwitchTo(caller);
+	}
+	if (call->fields)
+		enter_call(call);
+	return call->fields;
+}
+
+void
+es_routine_end_fields(EsFieldCall *fields)
+{
+	((Call *) fields->owner)->busy = false;
 }
 
 Tuplestorestate *
@@ -316,6 +333,33 @@ es_routine_call_set(EsRoutine *routine, const Datum *args, const bool *nulls, Tu
 															 "event_sourcing arguments",
 															 ALLOCSET_SMALL_SIZES),
 									   tupdesc, false);
+}
+
+/* The routine's call, made anew where it must be; NULL while it is running. */
+static Call *
+current_call(EsRoutine *routine)
+{
+	Call	   *call = routine->call;
+
+	if (call && call->user == GetUserId() && call->roles == role_changes && !call->busy &&
+		(call->sql == NULL || es_sql_function_is_valid(call->sql)))
+		return call;
+	if (call && call->busy && call->busy_since == aborts)
+		return NULL;
+
+	/* it is not running any more: an error has ended it, or it is outdated */
+	routine->call = NULL;
+	if (call)
+		es_retire_context(call->context);
+	routine->call = make_call(routine, routine->context);
+	return routine->call;
+}
+
+static void
+enter_call(Call *call)
+{
+	call->busy = true;
+	call->busy_since = aborts;
 }
 
 /*
@@ -337,6 +381,7 @@ make_call(EsRoutine *routine, MemoryContext parent)
 	call->inlined = !IsA(expression, FuncExpr) ||
 		((FuncExpr *) expression)->funcid != routine->function;
 	call->econtext = call_context(routine, &call->params);
+	call->expression = expression;
 	call->state = ExecInitExprWithParams(expression, call->params);
 	if (!call->inlined)
 		call->sql = es_sql_function(routine->function);

@@ -11,10 +11,11 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "catalog/pg_proc.h"
+#include "field_call.h"
 #include "utils/array.h"
 #include "utils/tuplestore.h"
 
-#define ES_ROUTINE_MAX_ARGS 3
+#define ES_ROUTINE_MAX_ARGS ES_FIELD_CALL_MAX_ARGS
 
 /*
  * The search_path that was in force when something was defined.  User code
@@ -92,5 +93,12 @@ extern Datum es_routine_call(EsRoutine *routine, const Datum *args, const bool *
  */
 extern Tuplestorestate *es_routine_call_set(EsRoutine *routine, const Datum *args,
 											const bool *nulls, TupleDesc tupdesc);
+
+/*
+ * The same by fields: begin it, fill the arguments, run it, end it, take the
+ * result.  NULL when the function is not called that way, or not at the moment.
+ */
+extern EsFieldCall *es_routine_begin_fields(EsRoutine *routine);
+extern void es_routine_end_fields(EsFieldCall *fields);
 
 #endif							/* ES_ROUTINE_H */

@@ -79,10 +79,11 @@ es_state_keep(EsFold *fold)
 {
 	if (fold->head.version > 0 && !es_store_has_row_security(fold->store))
 	{
-		Datum		state = es_fold_state(fold);
+		MemoryContext caller = MemoryContextSwitchTo(fold->event_context);
 
-		es_state_cache_put(fold->aggregate, fold->stream, fold->head, state);
-		pfree(DatumGetPointer(state));
+		es_state_cache_put(fold->aggregate, fold->stream, fold->head, es_fold_state(fold));
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(fold->event_context);
 	}
 }
 

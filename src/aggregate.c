@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "composite.h"
+#include "definition.h"
 #include "errors.h"
 #include "extension.h"
 #include "fmgr.h"
@@ -23,12 +24,12 @@
 #include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #define DEFAULT_SNAPSHOT_EVERY 1000
@@ -36,8 +37,7 @@
 /* All aggregates of a store. */
 typedef struct AggregateSet
 {
-	EsDefinitions base;
-	List	   *aggregates;		/* of EsAggregate * */
+	EsDefinitions base;			/* a list of EsAggregate * */
 	HTAB	   *by_type;		/* CommandByType */
 	HTAB	   *by_name;		/* CommandByName */
 } AggregateSet;
@@ -67,18 +67,6 @@ typedef struct HandlerSearch
 	bool		takes_envelope;
 } HandlerSearch;
 
-static const EsPlanSpec load_plan = {
-	"SELECT name::pg_catalog.text, state_type::pg_catalog.text, identity::pg_catalog.text,"
-	" stream_prefix::pg_catalog.text, execute_function::pg_catalog.text,"
-	" apply_function::pg_catalog.text, initial_state::pg_catalog.text,"
-	" commands::pg_catalog.text[], snapshot_every::pg_catalog.int4,"
-	" search_path::pg_catalog.text[]"
-	" FROM @store@.aggregate WHERE (name, state_type, identity, stream_prefix, execute_function,"
-	" apply_function, snapshot_every, search_path) IS NOT NULL ORDER BY name",
-	0,
-	{0},
-};
-
 static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.aggregate (name, state_type, identity, stream_prefix, execute_function,"
 	" apply_function, initial_state, commands, snapshot_every, search_path)"
@@ -103,14 +91,19 @@ static const EsPlanSpec delete_snapshots_plan = {
 static uint64 last_serial = 0;	/* of the aggregates loaded by this session */
 
 static AggregateSet *aggregate_set(EsStore *store);
-static void load_aggregates(EsDefinitions *definitions);
-static EsAggregate *read_aggregate(HeapTuple row, TupleDesc tupdesc);
+static void begin_set(EsDefinitions *definitions);
+static void *read_aggregate(const Datum *values, const bool *nulls);
+static int	compare_names(const ListCell *a, const ListCell *b);
+static void find_functions(EsAggregate *aggregate);
 static void resolve_aggregate(EsAggregate *aggregate);
 static const char *type_to_name(Oid type);
 static Oid	type_schema(Oid type);
-static Oid	type_by_name(const char *name);
+static void read_name(const char *name, char **schema_name, char **bare_name);
+static Oid	find_state_type(const EsAggregate *aggregate);
+static bool is_state_type(const EsAggregate *aggregate, Oid type);
 static Datum initial_state(Oid state_type, const char *literal);
 static EsCommandHandler *resolve_type(EsStore *store, AggregateSet *set, Oid command_type);
+static bool may_execute(const EsAggregate *aggregate, Oid command_type);
 static bool visit_by_type(Form_pg_proc function, void *arg);
 static bool visit_by_name(Form_pg_proc function, void *arg);
 static EsCommandHandler *make_handler(AggregateSet *set, HandlerSearch *search,
@@ -123,6 +116,27 @@ pg_noreturn static void unknown_command(AggregateSet *set, const char *command,
 pg_noreturn static void ambiguous_command(const char *command, List *aggregates);
 static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
 static ArrayType *check_commands(ArrayType *commands);
+
+static const EsDefinitionTable aggregate_table = {
+	.kind = ES_DEFINITION_AGGREGATE,
+	.set_size = sizeof(AggregateSet),
+	.begin = begin_set,
+	.read = read_aggregate,
+	.compare = compare_names,
+	.ncolumns = 10,
+	.columns = {
+		{"name", TEXTOID, true},
+		{"state_type", TEXTOID, true},
+		{"identity", TEXTOID, true},
+		{"stream_prefix", TEXTOID, true},
+		{"execute_function", TEXTOID, true},
+		{"apply_function", TEXTOID, true},
+		{"initial_state", TEXTOID, false},
+		{"commands", TEXTARRAYOID, false},
+		{"snapshot_every", INT4OID, true},
+		{"search_path", TEXTARRAYOID, true},
+	},
+};
 
 PG_FUNCTION_INFO_V1(es_create_aggregate);
 PG_FUNCTION_INFO_V1(es_drop_aggregate);
@@ -236,7 +250,7 @@ es_aggregate_by_name(EsStore *store, const char *name)
 {
 	ListCell   *cell;
 
-	foreach(cell, aggregate_set(store)->aggregates)
+	foreach(cell, aggregate_set(store)->base.list)
 	{
 		EsAggregate *aggregate = lfirst(cell);
 
@@ -259,11 +273,11 @@ es_aggregate_by_state_type(EsStore *store, Oid state_type)
 	EsAggregate *found = NULL;
 	ListCell   *cell;
 
-	foreach(cell, aggregate_set(store)->aggregates)
+	foreach(cell, aggregate_set(store)->base.list)
 	{
 		EsAggregate *aggregate = lfirst(cell);
 
-		if (aggregate->state_type != state_type)
+		if (!is_state_type(aggregate, state_type))
 			continue;
 		if (found)
 			ereport(ERROR,
@@ -318,7 +332,7 @@ es_command_handler_by_name(EsStore *store, const char *command_name)
 		return entry->handler;
 
 	/* a command that an aggregate lists may have any name at all */
-	foreach(cell, set->aggregates)
+	foreach(cell, set->base.list)
 		if (lists_command(lfirst(cell), command_name))
 			listed = lappend(listed, lfirst(cell));
 
@@ -332,9 +346,10 @@ es_command_handler_by_name(EsStore *store, const char *command_name)
 		if (bare_name && (schema_name == NULL || OidIsValid(search.command_schema)))
 		{
 			search.command_name = bare_name;
-			foreach(cell, set->aggregates)
+			foreach(cell, set->base.list)
 			{
 				search.aggregate = lfirst(cell);
+				find_functions(search.aggregate);
 				if (OidIsValid(search.aggregate->state_type))
 					es_function_scan(search.aggregate->execute, visit_by_name, &search);
 			}
@@ -393,19 +408,14 @@ es_aggregate_stream(EsAggregate *aggregate, const text *id)
 static AggregateSet *
 aggregate_set(EsStore *store)
 {
-	return (AggregateSet *) es_store_definitions(store, ES_DEFINITION_AGGREGATE, &load_plan,
-												 load_aggregates, sizeof(AggregateSet));
+	return (AggregateSet *) es_definitions(store, &aggregate_table);
 }
 
 static void
-load_aggregates(EsDefinitions *definitions)
+begin_set(EsDefinitions *definitions)
 {
 	AggregateSet *set = (AggregateSet *) definitions;
 	HASHCTL		ctl = {0};
-
-	for (uint64 i = 0; i < SPI_processed; i++)
-		set->aggregates = lappend(set->aggregates,
-								  read_aggregate(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
 
 	ctl.hcxt = definitions->context;
 	ctl.keysize = sizeof(Oid);
@@ -418,40 +428,58 @@ load_aggregates(EsDefinitions *definitions)
 							   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 }
 
-/* What needs no catalog look-up; the rest follows when the aggregate is used. */
-static EsAggregate *
-read_aggregate(HeapTuple row, TupleDesc tupdesc)
+/* What needs no catalog look-up; the rest follows when the aggregate may be used. */
+static void *
+read_aggregate(const Datum *values, const bool *nulls)
 {
 	EsAggregate *aggregate = palloc0(sizeof(EsAggregate));
-	bool		isnull;
-	Datum		path;
 
 	aggregate->context = CurrentMemoryContext;
 	aggregate->serial = ++last_serial;
-	aggregate->name = es_spi_column_string(row, tupdesc, 1);
-	aggregate->state_type = InvalidOid;
-	aggregate->identity = es_spi_column_string(row, tupdesc, 3);
-	aggregate->stream_prefix = es_spi_column_string(row, tupdesc, 4);
-	aggregate->initial_literal = es_spi_column_string(row, tupdesc, 7);
+	aggregate->name = es_definition_string(values, nulls, 0);
+	read_name(es_definition_string(values, nulls, 1), &aggregate->state_schema,
+			  &aggregate->state_name);
+	aggregate->identity = es_definition_string(values, nulls, 2);
+	aggregate->stream_prefix = es_definition_string(values, nulls, 3);
+	aggregate->execute_function = es_definition_string(values, nulls, 4);
+	aggregate->apply_function = es_definition_string(values, nulls, 5);
+	aggregate->initial_literal = es_definition_string(values, nulls, 6);
+	aggregate->commands = es_definition_list(values, nulls, 7);
+	aggregate->snapshot_every = DatumGetInt32(values[8]);
+	aggregate->path_names = DatumGetArrayTypePCopy(values[9]);
+	return aggregate;
+}
 
-	aggregate->commands = es_spi_column_list(row, tupdesc, 8);
-	aggregate->snapshot_every = DatumGetInt32(SPI_getbinval(row, tupdesc, 9, &isnull));
+static int
+compare_names(const ListCell *a, const ListCell *b)
+{
+	return strcmp(((const EsAggregate *) lfirst(a))->name, ((const EsAggregate *) lfirst(b))->name);
+}
 
-	path = SPI_getbinval(row, tupdesc, 10, &isnull);
-	aggregate->path = es_search_path_read(DatumGetArrayTypeP(path));
+/*
+ * Look up what the definition names.  A type that was dropped leaves state_type
+ * invalid: it must not make the store's other aggregates fail.
+ */
+static void
+find_functions(EsAggregate *aggregate)
+{
+	MemoryContext caller;
+	Oid			schema;
 
-	/* a dropped type must not make the store's other aggregates fail */
-	aggregate->state_type = type_by_name(es_spi_column_string(row, tupdesc, 2));
+	if (aggregate->path)
+		return;
+	caller = MemoryContextSwitchTo(aggregate->context);
+	aggregate->state_type = find_state_type(aggregate);
 	if (OidIsValid(aggregate->state_type))
 	{
-		Oid			schema = type_schema(aggregate->state_type);
+		EsSearchPath *path = es_search_path_read(aggregate->path_names);
 
-		aggregate->execute = es_function_scope(es_spi_column_string(row, tupdesc, 5), schema,
-											   aggregate->path);
-		aggregate->apply = es_function_scope(es_spi_column_string(row, tupdesc, 6), schema,
-											 aggregate->path);
+		schema = type_schema(aggregate->state_type);
+		aggregate->execute = es_function_scope(aggregate->execute_function, schema, path);
+		aggregate->apply = es_function_scope(aggregate->apply_function, schema, path);
+		aggregate->path = path;
 	}
-	return aggregate;
+	MemoryContextSwitchTo(caller);
 }
 
 /* A state type's name as it is stored: OIDs would not survive a dump. */
@@ -471,29 +499,48 @@ type_schema(Oid type)
 	return type == JSONBOID ? InvalidOid : get_rel_namespace(get_typ_typrelid(type));
 }
 
-/* A type by its stored name; InvalidOid when it is gone. */
-static Oid
-type_by_name(const char *name)
+/* A type's stored name taken apart; jsonb, and what is no name of a type, has no schema. */
+static void
+read_name(const char *name, char **schema_name, char **bare_name)
 {
-	List	   *names;
-	char	   *schema_name;
-	char	   *bare_name;
+	List	   *names = es_qualified_name_list(name);
+
+	*schema_name = NULL;
+	*bare_name = pstrdup(name);
+	if (list_length(names) == 2)
+		DeconstructQualifiedName(names, schema_name, bare_name);
+}
+
+/* The aggregate's state type; InvalidOid when it is gone. */
+static Oid
+find_state_type(const EsAggregate *aggregate)
+{
 	Oid			schema;
 
-	if (strcmp(name, "jsonb") == 0)
-		return JSONBOID;
-	names = es_qualified_name_list(name);
-	if (list_length(names) != 2)
-		return InvalidOid;
-	DeconstructQualifiedName(names, &schema_name, &bare_name);
-	schema = get_namespace_oid(schema_name, true);
+	if (aggregate->state_schema == NULL)
+		return strcmp(aggregate->state_name, "jsonb") == 0 ? JSONBOID : InvalidOid;
+	schema = get_namespace_oid(aggregate->state_schema, true);
 	if (!OidIsValid(schema))
 		return InvalidOid;
-	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(bare_name),
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(aggregate->state_name),
 						   ObjectIdGetDatum(schema));
 }
 
-/* What reading the definition left out because it can fail. */
+/* The same as find_state_type() == type, which asks nothing about other types. */
+static bool
+is_state_type(const EsAggregate *aggregate, Oid type)
+{
+	char	   *schema_name;
+
+	if (type == JSONBOID || aggregate->state_schema == NULL)
+		return type == JSONBOID && find_state_type(aggregate) == JSONBOID;
+	if (!es_composite_is_named(type, aggregate->state_name))
+		return false;
+	schema_name = get_namespace_name(type_schema(type));
+	return schema_name && strcmp(schema_name, aggregate->state_schema) == 0;
+}
+
+/* What reading the definition left out because it can fail or takes time. */
 static void
 resolve_aggregate(EsAggregate *aggregate)
 {
@@ -501,6 +548,7 @@ resolve_aggregate(EsAggregate *aggregate)
 
 	if (aggregate->initial_state != (Datum) 0)
 		return;
+	find_functions(aggregate);
 	if (!OidIsValid(aggregate->state_type))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -535,10 +583,13 @@ resolve_type(EsStore *store, AggregateSet *set, Oid command_type)
 	ListCell   *cell;
 
 	search.command_type = command_type;
-	foreach(cell, set->aggregates)
+	foreach(cell, set->base.list)
 	{
 		search.aggregate = lfirst(cell);
 		search.function = InvalidOid;
+		if (!may_execute(search.aggregate, command_type))
+			continue;
+		find_functions(search.aggregate);
 		if (OidIsValid(search.aggregate->state_type))
 			es_function_scan(search.aggregate->execute, visit_by_type, &search);
 		if (OidIsValid(search.function))
@@ -559,7 +610,7 @@ resolve_type(EsStore *store, AggregateSet *set, Oid command_type)
 	}
 
 	/* an aggregate that gets its commands as JSON may list the type's name */
-	foreach(cell, set->aggregates)
+	foreach(cell, set->base.list)
 		if (lists_command(lfirst(cell), name))
 			found = lappend(found, lfirst(cell));
 	if (list_length(found) > 1)
@@ -567,6 +618,33 @@ resolve_type(EsStore *store, AggregateSet *set, Oid command_type)
 	if (found == NIL)
 		unknown_command(set, name, format_type_be_qualified(command_type));
 	return listed_handler(set, linitial(found), name);
+}
+
+/*
+ * Whether a function of the right name takes this command and the aggregate's
+ * state, wherever it is: there are many aggregates, and to look up the names in
+ * a definition takes longer than this.
+ */
+static bool
+may_execute(const EsAggregate *aggregate, Oid command_type)
+{
+	char	   *schema_name;
+	char	   *function_name;
+	CatCList   *functions;
+	bool		found = false;
+
+	DeconstructQualifiedName(es_qualified_name_list(aggregate->execute_function), &schema_name,
+							 &function_name);
+	functions = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(function_name));
+	for (int i = 0; i < functions->n_members && !found; i++)
+	{
+		Form_pg_proc function = (Form_pg_proc) GETSTRUCT(&functions->members[i]->tuple);
+
+		found = function->pronargs >= 2 && function->proargtypes.values[1] == command_type &&
+			is_state_type(aggregate, function->proargtypes.values[0]);
+	}
+	ReleaseSysCacheList(functions);
+	return found;
 }
 
 /* execute(state, command[, es_command]), of the best schema that has one */
@@ -674,14 +752,16 @@ listed_handler(AggregateSet *set, EsAggregate *aggregate, const char *name)
 static void
 unknown_command(AggregateSet *set, const char *command, const char *signature)
 {
-	EsAggregate *only = list_length(set->aggregates) == 1 ? linitial(set->aggregates) : NULL;
+	EsAggregate *only = list_length(set->base.list) == 1 ? linitial(set->base.list) : NULL;
 
-	if (set->aggregates == NIL)
+	if (set->base.list == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
 				 errmsg("no aggregate executes command \"%s\"", command),
 				 errdetail("The store has no aggregate."),
 				 errhint("Define one with es_create_aggregate().")));
+	if (only)
+		find_functions(only);
 	ereport(ERROR,
 			(errcode(ERRCODE_ES_UNKNOWN_COMMAND),
 			 errmsg("no aggregate executes command \"%s\"", command),

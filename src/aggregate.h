@@ -18,18 +18,28 @@ typedef struct EsAggregate
 	MemoryContext context;
 	uint64		serial;			/* no other aggregate, store or later load has it */
 	char	   *name;
-	Oid			state_type;		/* a composite type or jsonb */
 	char	   *identity;		/* a command's field */
 	char	   *stream_prefix;
+	List	   *commands;		/* names (char *) of a schemaless aggregate's commands */
+	int			snapshot_every; /* 0: never */
+
+	/* names as they are stored */
+	char	   *state_schema;	/* NULL: jsonb */
+	char	   *state_name;
+	char	   *execute_function;
+	char	   *apply_function;
+	char	   *initial_literal;	/* NULL: a row of NULLs, or {} */
+	ArrayType  *path_names;
+
+	/* what they stand for, in an aggregate that was found */
+	Oid			state_type;		/* a composite type or jsonb */
 	EsFunctionScope *execute;
 	EsFunctionScope *apply;
 	EsSearchPath *path;			/* its functions run under it */
-	char	   *initial_literal;	/* NULL: a row of NULLs, or {} */
 	Datum		initial_state;
-	List	   *commands;		/* names (char *) of a schemaless aggregate's commands */
-	int			snapshot_every; /* 0: never */
+
 	char	   *fingerprint;	/* of fingerprint.c */
-	HTAB	   *applies;		/* of fold.c */
+	HTAB	   *applies;		/* of apply.c */
 } EsAggregate;
 
 /* How an aggregate executes a type of command. */

@@ -22,6 +22,15 @@
 #define es_qualified_name_list(string)	stringToQualifiedNameList(string)
 #endif
 
+/* 16: object_aclcheck() instead of a function for each kind of object */
+#if PG_VERSION_NUM >= 160000
+#define es_namespace_aclcheck(schema, role, mode) \
+	object_aclcheck(NamespaceRelationId, (schema), (role), (mode))
+#else
+#define es_namespace_aclcheck(schema, role, mode) \
+	pg_namespace_aclcheck((schema), (role), (mode))
+#endif
+
 /* 17: LockHeldByMe() can also look for stronger modes */
 #if PG_VERSION_NUM >= 170000
 #define es_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode), false)

@@ -12,6 +12,7 @@
 #include "commands/trigger.h"
 #include "compat.h"
 #include "composite.h"
+#include "definition.h"
 #include "extension.h"
 #include "projection.h"
 #include "projection_definition.h"
@@ -25,13 +26,6 @@
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-
-/* All projections of a store. */
-typedef struct ProjectionSet
-{
-	EsDefinitions base;
-	List	   *projections;	/* of EsProjection * */
-} ProjectionSet;
 
 typedef struct HandlerEntry
 {
@@ -49,16 +43,6 @@ typedef struct HandlerSearch
 	bool		takes_envelope;
 	Oid			generic;		/* handler(es_event), the second choice */
 } HandlerSearch;
-
-static const EsPlanSpec load_plan = {
-	"SELECT name::pg_catalog.text, id::pg_catalog.int8, handler::pg_catalog.text,"
-	" query::pg_catalog.text, targets::pg_catalog.text[], types::pg_catalog.text[],"
-	" categories::pg_catalog.text[], paused_at::pg_catalog.int8, search_path::pg_catalog.text[]"
-	" FROM @store@.projection WHERE (name, id, COALESCE(handler, query), search_path) IS NOT NULL"
-	" ORDER BY id",
-	0,
-	{0},
-};
 
 static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.projection"
@@ -88,8 +72,8 @@ static const char projection_trigger[] =
 	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
 	"ALTER TABLE @store@.event ENABLE ALWAYS TRIGGER event_projection;";
 
-static void load_projections(EsDefinitions *definitions);
-static EsProjection *read_projection(HeapTuple row, TupleDesc tupdesc);
+static void *read_projection(const Datum *values, const bool *nulls);
+static int	compare_ids(const ListCell *a, const ListCell *b);
 static bool visit_handler(Form_pg_proc function, void *arg);
 static bool has_name(List *names, const char *name, int length);
 static void require_overload(const EsFunctionScope *scope, const char *handler);
@@ -98,6 +82,25 @@ static Datum target_names(ArrayType *targets);
 static Datum name_list(FunctionCallInfo fcinfo, int arg, const char *what);
 static void free_plan(void *plan);
 static int64 last_position(EsStore *store);
+
+static const EsDefinitionTable projection_table = {
+	.kind = ES_DEFINITION_PROJECTION,
+	.set_size = sizeof(EsDefinitions),
+	.read = read_projection,
+	.compare = compare_ids,
+	.ncolumns = 9,
+	.columns = {
+		{"name", TEXTOID, true},
+		{"id", INT8OID, true},
+		{"handler", TEXTOID, false},
+		{"query", TEXTOID, false},
+		{"targets", TEXTARRAYOID, false},
+		{"types", TEXTARRAYOID, false},
+		{"categories", TEXTARRAYOID, false},
+		{"paused_at", INT8OID, false},
+		{"search_path", TEXTARRAYOID, true},
+	},
+};
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_drop_projection);
@@ -204,10 +207,7 @@ es_pause(PG_FUNCTION_ARGS)
 List *
 es_projections(EsStore *store)
 {
-	return ((ProjectionSet *) es_store_definitions(store, ES_DEFINITION_PROJECTION, &load_plan,
-												   load_projections,
-												   sizeof(ProjectionSet)))
-		->projections;
+	return es_definitions(store, &projection_table)->list;
 }
 
 EsProjection *
@@ -372,37 +372,37 @@ es_projection_upgrade(const char *store_name)
 		es_store_execute(projection_trigger, store_name);
 }
 
-static void
-load_projections(EsDefinitions *definitions)
+static void *
+read_projection(const Datum *values, const bool *nulls)
 {
-	ProjectionSet *set = (ProjectionSet *) definitions;
+	EsProjection *projection;
 
-	for (uint64 i = 0; i < SPI_processed; i++)
-		set->projections = lappend(set->projections,
-								   read_projection(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
-}
-
-static EsProjection *
-read_projection(HeapTuple row, TupleDesc tupdesc)
-{
-	EsProjection *projection = palloc0(sizeof(EsProjection));
-	bool		isnull;
-
+	if (nulls[2] && nulls[3])
+		return NULL;
+	projection = palloc0(sizeof(EsProjection));
 	projection->context = CurrentMemoryContext;
-	projection->name = es_spi_column_string(row, tupdesc, 1);
-	projection->id = DatumGetInt64(SPI_getbinval(row, tupdesc, 2, &isnull));
-	projection->handler = es_spi_column_string(row, tupdesc, 3);
-	projection->query = es_spi_column_string(row, tupdesc, 4);
-	projection->targets = es_spi_column_list(row, tupdesc, 5);
-	projection->types = es_spi_column_list(row, tupdesc, 6);
-	projection->categories = es_spi_column_list(row, tupdesc, 7);
-	projection->paused_at = DatumGetInt64(SPI_getbinval(row, tupdesc, 8, &isnull));
-	projection->paused = !isnull;
-	projection->path =
-		es_search_path_read(DatumGetArrayTypeP(SPI_getbinval(row, tupdesc, 9, &isnull)));
+	projection->name = es_definition_string(values, nulls, 0);
+	projection->id = DatumGetInt64(values[1]);
+	projection->handler = es_definition_string(values, nulls, 2);
+	projection->query = es_definition_string(values, nulls, 3);
+	projection->targets = es_definition_list(values, nulls, 4);
+	projection->types = es_definition_list(values, nulls, 5);
+	projection->categories = es_definition_list(values, nulls, 6);
+	projection->paused = !nulls[7];
+	projection->paused_at = nulls[7] ? 0 : DatumGetInt64(values[7]);
+	projection->path = es_search_path_read(DatumGetArrayTypeP(values[8]));
 	if (projection->handler)
 		projection->scope = es_function_scope(projection->handler, InvalidOid, projection->path);
 	return projection;
+}
+
+static int
+compare_ids(const ListCell *a, const ListCell *b)
+{
+	int64		a_id = ((const EsProjection *) lfirst(a))->id;
+	int64		b_id = ((const EsProjection *) lfirst(b))->id;
+
+	return a_id < b_id ? -1 : a_id > b_id;
 }
 
 /* handler(event), handler(event, es_event), or handler(es_event) */

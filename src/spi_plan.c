@@ -19,13 +19,10 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "retired.h"
 #include "spi_plan.h"
 #include "tcop/dest.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -119,33 +116,6 @@ es_spi_write(EsStore *store, const EsPlanSpec *spec, Datum *values, const char *
 {
 	check_result(SPI_execute_plan(es_spi_plan(store, spec), values, nulls, false, 0), spec);
 	return SPI_processed;
-}
-
-char *
-es_spi_column_string(HeapTuple row, TupleDesc tupdesc, int column)
-{
-	bool		isnull;
-	Datum		value = SPI_getbinval(row, tupdesc, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-List *
-es_spi_column_list(HeapTuple row, TupleDesc tupdesc, int column)
-{
-	List	   *result = NIL;
-	bool		isnull;
-	Datum		array = SPI_getbinval(row, tupdesc, column, &isnull);
-	Datum	   *elements;
-	int			n;
-
-	if (isnull)
-		return NIL;
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements,
-					  NULL, &n);
-	for (int i = 0; i < n; i++)
-		result = lappend(result, TextDatumGetCString(elements[i]));
-	return result;
 }
 
 void

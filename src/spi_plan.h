@@ -48,10 +48,6 @@ extern void es_spi_stream(EsStore *store, const EsPlanSpec *spec, Datum *values,
 extern uint64 es_spi_write(EsStore *store, const EsPlanSpec *spec, Datum *values,
 						   const char *nulls);
 
-/* A text column's value, NULL for NULL, and a text[] column's elements; in the current context. */
-extern char *es_spi_column_string(HeapTuple row, TupleDesc tupdesc, int column);
-extern List *es_spi_column_list(HeapTuple row, TupleDesc tupdesc, int column);
-
 /* Give up all plans of a store that is being replaced. */
 extern void es_spi_plans_retire(EsStore *store);
 

@@ -22,7 +22,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat.h"
-#include "composite.h"
+#include "definition.h"
 #include "extension.h"
 #include "fmgr.h"
 #include "guc.h"
@@ -41,6 +41,8 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+const char *const es_definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection"};
+
 /* An entry outlives the EsStore that it points to. */
 typedef struct StoreEntry
 {
@@ -50,8 +52,6 @@ typedef struct StoreEntry
 	bool		renamed;		/* the schema changed: build it anew */
 	bool		verified;		/* the store's relations are still the catalog's */
 } StoreEntry;
-
-static const char *const definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection"};
 
 /* Everything that a store has; the log first. */
 static const char *const store_relations[] = {
@@ -158,8 +158,6 @@ static const char store_triggers[] =
 
 static void require_free_names(Oid schema, const char *schema_name);
 static void require_one_owner(Oid schema);
-static void free_outdated_definitions(void);
-static bool definitions_current(EsStore *store, EsDefinitionKind kind);
 static EsStore *find_store(Oid schema, const char *schema_name);
 static EsStore *build_store(StoreEntry *entry, const char *schema_name);
 static void verify_store(StoreEntry *entry, const char *schema_name);
@@ -211,48 +209,6 @@ EsStore *
 es_store_of_schema(Oid schema)
 {
 	return find_store(schema, get_namespace_name(schema));
-}
-
-EsDefinitions *
-es_store_definitions(EsStore *store, EsDefinitionKind kind, const EsPlanSpec *plan,
-					 EsDefinitionLoader load, Size set_size)
-{
-	EsDefinitions *set = store->definitions[kind];
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context;
-
-	if (set && definitions_current(store, kind))
-		return set;
-
-	/* set first: what arrives while we load makes the next call load again */
-	store->definitions_valid[kind] = true;
-	PG_TRY();
-	{
-		SPI_connect();
-		es_spi_read(store, plan, NULL, NULL, GetLatestSnapshot(), 0);
-		context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing definitions",
-										ALLOCSET_DEFAULT_SIZES);
-		MemoryContextSwitchTo(context);
-		set = palloc0(set_size);
-		set->context = context;
-		set->shapes = es_composite_shapes();
-		load(set);
-		/* complete: from here on it belongs to the store */
-		MemoryContextSetParent(context, store->context);
-		SPI_finish();
-	}
-	PG_CATCH();
-	{
-		store->definitions_valid[kind] = false;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-
-	if (store->definitions[kind])
-		es_retire_context(store->definitions[kind]->context);
-	store->definitions[kind] = set;
-	return set;
 }
 
 bool
@@ -473,49 +429,22 @@ require_one_owner(Oid schema)
 	}
 }
 
-/*
- * At a transaction's first use nothing of ours is running, so that what is
- * outdated need not be retired.  18 keeps a replaced SQL function for as long
- * as somebody who called it is there when the new one is compiled, and then
- * never frees it.
- */
-static void
-free_outdated_definitions(void)
-{
-	HASH_SEQ_STATUS scan;
-	StoreEntry *entry;
-
-	hash_seq_init(&scan, stores);
-	while ((entry = hash_seq_search(&scan)) != NULL)
-		for (int i = 0; entry->store && i < ES_DEFINITION_KINDS; i++)
-		{
-			EsDefinitions *set = entry->store->definitions[i];
-
-			if (set == NULL || definitions_current(entry->store, i))
-				continue;
-			entry->store->definitions[i] = NULL;
-			MemoryContextDelete(set->context);
-		}
-}
-
-static bool
-definitions_current(EsStore *store, EsDefinitionKind kind)
-{
-	return store->definitions_valid[kind] &&
-		store->definitions[kind]->shapes == es_composite_shapes();
-}
-
 static EsStore *
 find_store(Oid schema, const char *schema_name)
 {
+	HASH_SEQ_STATUS scan;
 	StoreEntry *entry;
 	bool		found;
 
+	/* at a transaction's first use nothing of ours is running */
 	if (used_in != es_my_lxid())
 	{
 		used_in = es_my_lxid();
 		es_retired_free();
-		free_outdated_definitions();
+		hash_seq_init(&scan, stores);
+		while ((entry = hash_seq_search(&scan)) != NULL)
+			if (entry->store)
+				es_definitions_free_outdated(entry->store);
 	}
 
 	entry = hash_search(stores, &schema, HASH_ENTER, &found);
@@ -552,7 +481,7 @@ verify_store(StoreEntry *entry, const char *schema_name)
 		entry->store->event_position == get_relname_relid("event_position", entry->schema))
 	{
 		for (int i = 0; i < ES_DEFINITION_KINDS; i++)
-			entry->store->definition_tables[i] = get_relname_relid(definition_table_names[i],
+			entry->store->definition_tables[i] = get_relname_relid(es_definition_table_names[i],
 																   entry->schema);
 		return;
 	}
@@ -575,7 +504,7 @@ build_store(StoreEntry *entry, const char *schema_name)
 	store->event = get_relname_relid("event", entry->schema);
 	store->event_position = get_relname_relid("event_position", entry->schema);
 	for (int i = 0; i < ES_DEFINITION_KINDS; i++)
-		store->definition_tables[i] = get_relname_relid(definition_table_names[i], entry->schema);
+		store->definition_tables[i] = get_relname_relid(es_definition_table_names[i], entry->schema);
 	return store;
 }
 

@@ -19,14 +19,9 @@ typedef enum EsDefinitionKind
 	ES_DEFINITION_KINDS
 } EsDefinitionKind;
 
-struct EsPlanSpec;
+struct EsDefinitions;
 
-/* What every kind's set of definitions begins with. */
-typedef struct EsDefinitions
-{
-	MemoryContext context;		/* holds the set */
-	uint64		shapes;			/* es_composite_shapes() when it was loaded */
-} EsDefinitions;
+extern const char *const es_definition_table_names[ES_DEFINITION_KINDS];
 
 /*
  * What one session keeps of a store.  The struct stays usable to the end of
@@ -43,7 +38,8 @@ typedef struct EsStore
 	MemoryContext context;		/* holds this and all that hangs on it */
 	HTAB	   *plans;			/* of spi_plan.c */
 
-	EsDefinitions *definitions[ES_DEFINITION_KINDS];	/* NULL: not loaded yet */
+	/* definition.c */
+	struct EsDefinitions *definitions[ES_DEFINITION_KINDS]; /* NULL: not loaded yet */
 	bool		definitions_valid[ES_DEFINITION_KINDS];
 
 	/* feed.c: our registration in flight, see there */
@@ -58,18 +54,6 @@ extern EsStore *es_store_current(void);
 
 /* The store in a schema, which has one. */
 extern EsStore *es_store_of_schema(Oid schema);
-
-/*
- * The definitions of a kind, as they are now and not as the transaction's
- * snapshot has them.  What was loaded before is loaded anew after any change
- * of a definition, function, type or schema.  The loader gets the rows of the
- * plan in SPI_tuptable and fills a zeroed set of the given size; the current
- * context is the set's.  Usable to the end of the transaction.
- */
-typedef void (*EsDefinitionLoader)(EsDefinitions *set);
-extern EsDefinitions *es_store_definitions(EsStore *store, EsDefinitionKind kind,
-										   const struct EsPlanSpec *plan,
-										   EsDefinitionLoader load, Size set_size);
 
 /*
  * Whether row security may hide events from the caller: then nothing folded

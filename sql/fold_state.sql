@@ -122,6 +122,46 @@ SELECT (es_append('diary-1', array_agg(es_new_event('line_written', jsonb_build_
 FROM generate_series(1, 20000) i;
 SELECT cardinality(lines), words, rtrim(lines[1]) AS first, rtrim(lines[20000]) AS last FROM es_state(NULL::diary, '1');
 
+-- A function may keep the array that it is given, give it back, or give it away.
+CREATE TYPE shelf AS (a text[], b text[], n int);
+CREATE TYPE shelf_value AS (a text[], b text[], n int);
+CREATE TYPE pushed AS (x text);
+CREATE TYPE moved AS (x text);
+CREATE TYPE drained AS (x text);
+CREATE TYPE doubled AS (x text);
+CREATE FUNCTION push(items text[], x text) RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	items[coalesce(array_upper(items, 1), 0) + 1] := x;
+	RETURN items;
+END $$;
+CREATE FUNCTION weigh(items text[]) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	items := items || '{"more"}'::text[];
+	RETURN length(array_to_string(items, ''));
+END $$;
+DO $$
+DECLARE
+	form text[];
+	rule text[];
+BEGIN
+	FOREACH form SLICE 1 IN ARRAY ARRAY[['shelf', ''], ['shelf_value', ' FROM (SELECT 1 OFFSET 0) one']] LOOP
+		FOREACH rule SLICE 1 IN ARRAY ARRAY[
+			['pushed', 'fold_app.push(s.a, e.x), s.b, coalesce(s.n, 0) + 1'],
+			['moved', 's.b, s.a, s.n'],
+			['drained', 'NULL, array_append(s.b, e.x), s.n + fold_app.weigh(s.a)'],
+			['doubled', 's.a, s.a || e.x, s.n + cardinality(s.b)']] LOOP
+			EXECUTE format('CREATE FUNCTION apply(s %1$s, e %2$s) RETURNS %1$s LANGUAGE sql IMMUTABLE AS %3$L',
+						   form[1], rule[1], format('SELECT ROW(%s)::%s%s', rule[2], form[1], form[2]));
+		END LOOP;
+		PERFORM es_create_aggregate(form[1]::regtype, stream_prefix => 'shelf-', snapshot_every => 0);
+	END LOOP;
+END $$;
+SELECT version FROM es_append('shelf-1', ARRAY(
+	SELECT es_new_event((ARRAY['pushed', 'pushed', 'pushed', 'moved', 'doubled', 'drained'])[1 + (random() * 5)::int],
+						jsonb_build_object('x', i)) FROM generate_series(1, 2000) i));
+SELECT count(*), count(*) FILTER (WHERE f.state = v.state) AS agree
+FROM es_history('shelf', '1') f JOIN es_history('shelf_value', '1') v USING (version);
+
 -- A state that is JSON, and an apply function that takes the envelope as well.
 CREATE TYPE counter AS (n bigint, last_version bigint, last_type text, streams text);
 CREATE TYPE counted AS (by int);

@@ -23,13 +23,14 @@
 #include "fold_state.h"
 #include "funcapi.h"
 #include "utils/datum.h"
+#include "utils/expandeddatum.h"
 #include "utils/memutils.h"
 
 static void copy_value(EsFoldState *state, struct varlena *value);
 static void spread_fields(EsFoldState *state);
 static void gather_fields(EsFoldState *state);
 static Datum keep_field(EsFoldState *state, int field, Datum value);
-static Datum copy_field(EsFieldStore *store, MemoryContext context, Datum value, int16 length);
+static Datum copy_field(EsFoldState *state, EsFieldStore *store, Datum value, int16 length);
 static void drop_objects(EsFoldState *state);
 static char *room(MemoryContext context, char **buffer, Size *capacity, Size size);
 
@@ -107,8 +108,8 @@ es_fold_state_to_call(EsFoldState *state, EsFieldCall *call)
 		slot->tts_isnull[i] = state->nulls[i];
 
 		/* who reads it twice must find it unchanged the second time */
-		if (state->stores[i].object && call->uses[0][i] > 1)
-			slot->tts_values[i] = EOHPGetRODatum(state->stores[i].object);
+		if (state->stores[i].expanded && call->uses[0][i] > 1)
+			slot->tts_values[i] = MakeExpandedObjectReadOnlyInternal(state->values[i]);
 	}
 }
 
@@ -120,10 +121,9 @@ es_fold_state_from_call(EsFoldState *state, EsFieldCall *call)
 	Assert(state->form == ES_STATE_FIELDS);
 	for (int i = 0; i < state->nfields; i++)
 	{
-		EsFieldStore *store = &state->stores[i];
-
-		store->next_object = NULL;
-		if (!slot->tts_isnull[i])
+		if (slot->tts_isnull[i])
+			state->stores[i].expanded = false;
+		else
 			state->values[i] = keep_field(state, i, slot->tts_values[i]);
 		state->nulls[i] = slot->tts_isnull[i];
 	}
@@ -133,9 +133,9 @@ es_fold_state_from_call(EsFoldState *state, EsFieldCall *call)
 	{
 		EsFieldStore *store = &state->stores[i];
 
-		if (store->object && store->object != store->next_object)
-			DeleteExpandedObject(EOHPGetRWDatum(store->object));
-		store->object = store->next_object;
+		for (int place = 0; place < 2; place++)
+			if (store->objects[place] && !(store->expanded && place == store->place))
+				MemoryContextReset(store->objects[place]);
 	}
 }
 
@@ -203,58 +203,63 @@ gather_fields(EsFoldState *state)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Keep a field's new value, which is not NULL. */
+/*
+ * Keep a field's new value, which is not NULL.  As with a whole state, an
+ * object that was handed to a function read-write may be gone, and its place in
+ * memory be another one's: only what it hangs on tells whose an object is.
+ */
 static Datum
 keep_field(EsFoldState *state, int field, Datum value)
 {
 	EsFieldStore *store = &state->stores[field];
 	Form_pg_attribute attr = state->tupdesc ? TupleDescAttr(state->tupdesc, field) : NULL;
+	int16		length = attr ? attr->attlen : -1;
 	struct varlena *varlena = (struct varlena *) DatumGetPointer(value);
 
 	if (attr && attr->attbyval)
 		return value;
-	if (!state->nulls[field] && value == state->values[field])
-	{
-		store->next_object = store->object;
-		return value;			/* the event changed nothing */
-	}
-	if (attr && attr->attlen != -1)
-		return copy_field(store, state->context, value, attr->attlen);
-
-	if (VARATT_IS_EXTERNAL_EXPANDED(varlena))
+	if (length == -1 && VARATT_IS_EXTERNAL_EXPANDED(varlena))
 	{
 		ExpandedObjectHeader *object = DatumGetEOHP(value);
+		MemoryContext owner = MemoryContextGetParent(object->eoh_context);
 
-		/* the field's own one again, or one that nobody else has */
-		if (object == store->object ||
-			MemoryContextGetParent(object->eoh_context) == state->event_context)
+		if (store->expanded && owner == store->objects[store->place])
+			return EOHPGetRWDatum(object);	/* the field's own, perhaps grown */
+		if (owner == state->event_context)
 		{
-			if (object != store->object)
-				MemoryContextSetParent(object->eoh_context, state->context);
-			store->next_object = object;
+			store->place = 1 - store->place;
+			if (store->objects[store->place] == NULL)
+				store->objects[store->place] = AllocSetContextCreate(state->context,
+																	 "event_sourcing field",
+																	 ALLOCSET_SMALL_SIZES);
+			MemoryContextSetParent(object->eoh_context, store->objects[store->place]);
+			store->expanded = true;
 			return EOHPGetRWDatum(object);
 		}
 	}
-	else if (VARATT_IS_EXTERNAL(varlena) || VARATT_IS_COMPRESSED(varlena))
+	else if (!store->expanded && !state->nulls[field] && value == state->values[field])
+		return value;			/* the event changed nothing */
+	else if (length == -1 && (VARATT_IS_EXTERNAL(varlena) || VARATT_IS_COMPRESSED(varlena)))
 		value = PointerGetDatum(detoast_attr(varlena));
-	return copy_field(store, state->context, value, -1);
+	return copy_field(state, store, value, length);
 }
 
 /* Copy a value into the field's buffer that is not in use. */
 static Datum
-copy_field(EsFieldStore *store, MemoryContext context, Datum value, int16 length)
+copy_field(EsFoldState *state, EsFieldStore *store, Datum value, int16 length)
 {
 	int			next = 1 - store->place;
 	bool		expanded = length == -1 && VARATT_IS_EXTERNAL_EXPANDED(DatumGetPointer(value));
 	Size		size = expanded ? EOH_get_flat_size(DatumGetEOHP(value)) :
 						   datumGetSize(value, false, length);
-	char	   *buffer = room(context, &store->buffers[next], &store->sizes[next], size);
+	char	   *buffer = room(state->context, &store->buffers[next], &store->sizes[next], size);
 
 	if (expanded)
 		EOH_flatten_into(DatumGetEOHP(value), buffer, size);
 	else
 		memcpy(buffer, DatumGetPointer(value), size);
 	store->place = next;
+	store->expanded = false;
 	return PointerGetDatum(buffer);
 }
 
@@ -263,9 +268,12 @@ drop_objects(EsFoldState *state)
 {
 	for (int i = 0; i < state->nfields; i++)
 	{
-		if (state->stores[i].object)
-			DeleteExpandedObject(EOHPGetRWDatum(state->stores[i].object));
-		state->stores[i].object = NULL;
+		EsFieldStore *store = &state->stores[i];
+
+		for (int place = 0; place < 2; place++)
+			if (store->objects[place])
+				MemoryContextReset(store->objects[place]);
+		store->expanded = false;
 	}
 }
 

@@ -10,7 +10,6 @@
 
 #include "access/tupdesc.h"
 #include "field_call.h"
-#include "utils/expandeddatum.h"
 
 /* How the state is held at the moment. */
 typedef enum EsFoldStateForm
@@ -20,14 +19,14 @@ typedef enum EsFoldStateForm
 	ES_STATE_FIELDS				/* a value for each field */
 } EsFoldStateForm;
 
-/* Where a field's value is kept. */
+/* Where a field's value is kept: it moves between two places. */
 typedef struct EsFieldStore
 {
-	char	   *buffers[2];		/* the current value, and the one before or after it */
+	int			place;
+	char	   *buffers[2];		/* flat */
 	Size		sizes[2];
-	int			place;			/* of the current value */
-	ExpandedObjectHeader *object;	/* instead of a buffer; NULL: none */
-	ExpandedObjectHeader *next_object;
+	MemoryContext objects[2];	/* expanded; NULL: not needed yet */
+	bool		expanded;		/* the value is an expanded object, read-write */
 } EsFieldStore;
 
 typedef struct EsFoldState

@@ -23,6 +23,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "handling.h"
+#include "log.h"
 #include "projection.h"
 #include "spi_plan.h"
 #include "utils/array.h"
@@ -30,33 +31,9 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-/* One INSERT statement takes at most this many events, and about this many bytes. */
+/* One command inserts at most this many events, and about this many bytes. */
 #define INSERT_MAX_EVENTS	1000
 #define INSERT_MAX_BYTES	((Size) 32 * 1024 * 1024)
-
-#define EVENT_COLUMN_LIST \
-	"(position, stream, version, type, data, metadata," \
-	" event_id, correlation_id, causation_id, recorded_at)"
-
-static const EsPlanSpec insert_one_plan = {
-	"INSERT INTO @store@.event " EVENT_COLUMN_LIST
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-	ES_EVENT_COLUMNS,
-	{INT8OID, TEXTOID, INT8OID, TEXTOID, JSONBOID, JSONBOID, UUIDOID, UUIDOID, UUIDOID,
-	 TIMESTAMPTZOID},
-};
-
-/* What all events of an append share is given once. */
-static const EsPlanSpec insert_many_plan = {
-	"INSERT INTO @store@.event " EVENT_COLUMN_LIST
-	" SELECT u.position, $2, u.version, u.type, u.data, u.metadata, u.event_id, $8, $9, u.recorded_at"
-	" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($3), pg_catalog.unnest($4),"
-	" pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($10))"
-	" AS u(position, version, type, data, metadata, event_id, recorded_at)",
-	ES_EVENT_COLUMNS,
-	{INT8ARRAYOID, TEXTOID, INT8ARRAYOID, TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID, UUIDARRAYOID,
-	 UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID},
-};
 
 /* Events of a stream that have one of the ids, or all of a range of versions. */
 static const EsPlanSpec find_ids_plan = {
@@ -81,7 +58,6 @@ static int	compare_ids(const void *a, const void *b);
 static EsNewEvent *read_event_array(ArrayType *array, int *nevents);
 static void insert_batch(EsStore *store, EsEvent *events, int nevents);
 static int	batch_size(const EsEvent *events, int nevents);
-static uint64 insert_many(EsStore *store, EsEvent *events, int nevents);
 static Size event_size(const EsEvent *event);
 static void rethrow_as_conflict(EsStore *store, EsEvent *event, MemoryContext context);
 
@@ -450,42 +426,24 @@ read_event_array(ArrayType *array, int *nevents)
 	return events;
 }
 
-/* Insert the events in one statement. */
+/* Insert the events as one command. */
 static void
 insert_batch(EsStore *store, EsEvent *events, int nevents)
 {
 	MemoryContext context = CurrentMemoryContext;
-	uint64		inserted;
 
-	es_store_permit_insert(store);
 	PG_TRY();
 	{
-		if (nevents == 1)
-		{
-			char		nulls[ES_EVENT_COLUMNS];
-
-			for (int i = 0; i < ES_EVENT_COLUMNS; i++)
-				nulls[i] = events->nulls[i] ? 'n' : ' ';
-			inserted = es_spi_write(store, &insert_one_plan, events->values, nulls);
-		}
-		else
-			inserted = insert_many(store, events, nevents);
-		if (inserted != (uint64) nevents)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("only %llu of %d events were recorded",
-							(unsigned long long) inserted, nevents),
-					 errhint("Look for a trigger or rule on the event log that suppresses rows.")));
+		es_log_insert(store, events, nevents);
 	}
 	PG_CATCH();
 	{
 		rethrow_as_conflict(store, events, context);
 	}
 	PG_END_TRY();
-	es_store_forbid_insert();
 }
 
-/* How many of the events one statement should take. */
+/* How many of the events one command should take. */
 static int
 batch_size(const EsEvent *events, int nevents)
 {
@@ -496,62 +454,6 @@ batch_size(const EsEvent *events, int nevents)
 		   (batch == 0 || bytes + event_size(&events[batch]) <= INSERT_MAX_BYTES))
 		bytes += event_size(&events[batch++]);
 	return batch;
-}
-
-static uint64
-insert_many(EsStore *store, EsEvent *events, int nevents)
-{
-	/* columns that differ from event to event, and their types */
-	static const struct
-	{
-		EsEventColumn column;
-		Oid			type;
-		int			length;
-		bool		byval;
-		char		align;
-	}			arrays[] = {
-		{ES_EVENT_POSITION, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-		{ES_EVENT_VERSION, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-		{ES_EVENT_TYPE, TEXTOID, -1, false, TYPALIGN_INT},
-		{ES_EVENT_DATA, JSONBOID, -1, false, TYPALIGN_INT},
-		{ES_EVENT_METADATA, JSONBOID, -1, false, TYPALIGN_INT},
-		{ES_EVENT_ID, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR},
-		{ES_EVENT_RECORDED_AT, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-	};
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing insert",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(context);
-	Datum		values[ES_EVENT_COLUMNS];
-	char		nulls[ES_EVENT_COLUMNS];
-	Datum	   *elements = palloc(nevents * sizeof(Datum));
-	bool	   *element_nulls = palloc(nevents * sizeof(bool));
-	uint64		inserted;
-
-	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
-	{
-		values[i] = events->values[i];
-		nulls[i] = events->nulls[i] ? 'n' : ' ';
-	}
-	for (int a = 0; a < lengthof(arrays); a++)
-	{
-		int			column = arrays[a].column;
-		int			lower = 1;
-		ArrayType  *array;
-
-		for (int i = 0; i < nevents; i++)
-		{
-			elements[i] = events[i].values[column];
-			element_nulls[i] = events[i].nulls[column];
-		}
-		array = construct_md_array(elements, element_nulls, 1, &nevents, &lower, arrays[a].type,
-								   arrays[a].length, arrays[a].byval, arrays[a].align);
-		values[column] = PointerGetDatum(array);
-		nulls[column] = ' ';
-	}
-	inserted = es_spi_write(store, &insert_many_plan, values, nulls);
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
-	return inserted;
 }
 
 static Size

@@ -47,6 +47,15 @@
 #define es_lock_instance_lxid(instance)	((instance)->lxid)
 #endif
 
+/* 18: index_beginscan() can count for EXPLAIN */
+#if PG_VERSION_NUM >= 180000
+#define es_index_beginscan(table, index, snapshot, nkeys) \
+	index_beginscan((table), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define es_index_beginscan(table, index, snapshot, nkeys) \
+	index_beginscan((table), (index), (snapshot), (nkeys), 0)
+#endif
+
 /* 18: pg_noreturn, before the declaration, replaced pg_attribute_noreturn() */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn						pg_attribute_noreturn()

@@ -12,6 +12,7 @@
 #include "dispatch.h"
 #include "extension.h"
 #include "guc.h"
+#include "log.h"
 #include "retired.h"
 #include "routine.h"
 #include "state_cache.h"
@@ -29,6 +30,7 @@ _PG_init(void)
 	es_retired_init();
 	es_extension_init();
 	es_store_init();
+	es_log_init();
 	es_routine_init();
 	es_stream_init();
 	es_state_cache_init();

@@ -26,14 +26,12 @@
 
 #include "access/xlog.h"
 #include "catalog/pg_sequence.h"
-#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "compat.h"
-#include "event.h"
 #include "event_set.h"
 #include "feed.h"
 #include "lock_tag.h"
-#include "spi_plan.h"
+#include "log.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -41,40 +39,6 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-
-/* Filters of es_read_all(), as bits of a plan's index. */
-#define READ_BACKWARD	1
-#define READ_CATEGORIES 2
-#define READ_TYPES		4
-
-#define READ_ALL_PLAN(categories, types, order) \
-	{ \
-		"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event" \
-		" WHERE position OPERATOR(pg_catalog.>) $1 AND position OPERATOR(pg_catalog.<=) $2" categories types \
-		" ORDER BY position " order " LIMIT $3", \
-			5, \
-		{ \
-			INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID \
-		} \
-	}
-#define WITH_CATEGORIES \
-	" AND pg_catalog.split_part(stream, '-', 1) OPERATOR(pg_catalog.=) ANY ($4)"
-#define WITH_TYPES \
-	" AND type OPERATOR(pg_catalog.=) ANY ($5)"
-
-static const EsPlanSpec read_all_plans[] = {
-	READ_ALL_PLAN("", "", "ASC"),
-	READ_ALL_PLAN("", "", "DESC"),
-	READ_ALL_PLAN(WITH_CATEGORIES, "", "ASC"),
-	READ_ALL_PLAN(WITH_CATEGORIES, "", "DESC"),
-	READ_ALL_PLAN("", WITH_TYPES, "ASC"),
-	READ_ALL_PLAN("", WITH_TYPES, "DESC"),
-	READ_ALL_PLAN(WITH_CATEGORIES, WITH_TYPES, "ASC"),
-	READ_ALL_PLAN(WITH_CATEGORIES, WITH_TYPES, "DESC"),
-};
-
-static const EsPlanSpec last_position_plan = {
-	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}};
 
 static int64 last_drawn(EsStore *store);
 static void check_sequence(EsStore *store);
@@ -160,10 +124,8 @@ es_read_all(PG_FUNCTION_ARGS)
 	bool		backward = PG_ARGISNULL(4) ? false : PG_GETARG_BOOL(4);
 	EsStore    *store;
 	int64		mark;
+	EsLogRange	range = {0, 0, PG_INT64_MAX, backward};
 	DestReceiver *dest;
-	Datum		values[5];
-	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
-	int			plan = 0;
 
 	if (after_position < 0)
 		ereport(ERROR,
@@ -177,35 +139,22 @@ es_read_all(PG_FUNCTION_ARGS)
 	store = es_store_current();
 	mark = es_feed_high_water(store);
 
-	values[0] = Int64GetDatum(after_position);
-	values[1] = Int64GetDatum(mark);
-	if (backward)
+	range.last = mark;
+	if (!PG_ARGISNULL(1))
+		range.max_count = PG_GETARG_INT64(1);
+	if (!backward)
 	{
-		plan |= READ_BACKWARD;
-		values[0] = Int64GetDatum(0);
-		if (after_position > 0)
-			values[1] = Int64GetDatum(Min(mark, after_position - 1));
+		if (after_position >= mark)
+			return (Datum) 0;
+		range.first = after_position + 1;
 	}
-	else if (after_position >= mark)
-		return (Datum) 0;
-	for (int i = 2; i < 5; i++)
-	{
-		int			arg = i - 1;
+	else if (after_position > 0)
+		range.last = Min(mark, after_position - 1);
 
-		values[i] = PG_GETARG_DATUM(arg);
-		if (PG_ARGISNULL(arg))
-			nulls[i] = 'n';
-	}
-	if (!PG_ARGISNULL(2))
-		plan |= READ_CATEGORIES;
-	if (!PG_ARGISNULL(3))
-		plan |= READ_TYPES;
-
-	SPI_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
-	es_spi_stream(store, &read_all_plans[plan], values, nulls, dest);
+	es_log_read_feed(store, &range, PG_ARGISNULL(2) ? NULL : PG_GETARG_ARRAYTYPE_P(2),
+					 PG_ARGISNULL(3) ? NULL : PG_GETARG_ARRAYTYPE_P(3), dest);
 	PopActiveSnapshot();
-	SPI_finish();
 	return (Datum) 0;
 }
 
@@ -246,9 +195,8 @@ check_sequence(EsStore *store)
 {
 	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(store->event_position));
 	Form_pg_sequence sequence;
-	int64		last = 0;
+	int64		last;
 	int64		drawn;
-	bool		isnull;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for sequence %u", store->event_position);
@@ -261,11 +209,7 @@ check_sequence(EsStore *store)
 				 errhint("Bring the store up to date with es_upgrade_store().")));
 	ReleaseSysCache(tuple);
 
-	es_spi_read(store, &last_position_plan, NULL, NULL, GetLatestSnapshot(), 1);
-	if (SPI_processed > 0)
-		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-										   &isnull));
-	SPI_freetuptable(SPI_tuptable);
+	last = es_log_last_position(store, GetLatestSnapshot());
 	drawn = last_drawn(store);	/* after the log: it can only have grown since */
 	if (last > drawn)
 		ereport(ERROR,

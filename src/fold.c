@@ -21,7 +21,7 @@
 #include "errors.h"
 #include "extension.h"
 #include "fold.h"
-#include "spi_plan.h"
+#include "log.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -41,14 +41,6 @@ typedef struct FoldReceiver
 	bool		mismatch;
 	ErrorContextCallback *context;	/* of the caller: our own query says nothing to a user */
 } FoldReceiver;
-
-static const EsPlanSpec read_plan = {
-	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event"
-	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog.>=) $2"
-	" AND version OPERATOR(pg_catalog.<=) $3 ORDER BY version",
-	3,
-	{TEXTOID, INT8OID, INT8OID},
-};
 
 static void choose_apply(EsFold *fold, const text *type);
 static bool is_last_apply(const EsFold *fold, const text *type);
@@ -114,7 +106,9 @@ bool
 es_fold_read(EsFold *fold, int64 to_version)
 {
 	FoldReceiver receiver = {0};
-	Datum		values[3];
+
+	/* from the fold's own version on, to see that it is still there */
+	EsLogRange	range = {Max(fold->head.version, 1), to_version, PG_INT64_MAX, false};
 
 	receiver.pub.receiveSlot = receive_row;
 	receiver.pub.rStartup = start_rows;
@@ -125,11 +119,7 @@ es_fold_read(EsFold *fold, int64 to_version)
 	receiver.verify = (fold->head.version > 0);
 	receiver.context = error_context_stack;
 
-	/* from the fold's own version on, to see that it is still there */
-	values[0] = PointerGetDatum(fold->stream);
-	values[1] = Int64GetDatum(Max(fold->head.version, 1));
-	values[2] = Int64GetDatum(to_version);
-	es_spi_stream(fold->store, &read_plan, values, NULL, &receiver.pub);
+	es_log_read_stream(fold->store, fold->stream, &range, &receiver.pub);
 
 	/* no row at all: the log ends before it */
 	return !receiver.mismatch && !receiver.verify;

@@ -19,6 +19,7 @@ char	   *es_store_setting = NULL;
 char	   *es_metadata_setting = NULL;
 int			es_cache_size_kb = 16 * 1024;
 int			es_max_dispatch_depth = 16;
+bool		es_direct_log = true;
 
 static bool check_store(char **newval, void **extra, GucSource source);
 
@@ -56,6 +57,14 @@ es_guc_init(void)
 							16, 1, 1000,
 							PGC_USERSET, 0,
 							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_sourcing.direct_log",
+							 "Reads and writes the table of the log without SQL where that makes no difference.",
+							 "For developers: off runs a statement each time, as is done for a log that was altered.",
+							 &es_direct_log,
+							 true,
+							 PGC_USERSET, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("event_sourcing");
 }

@@ -12,6 +12,7 @@ extern char *es_store_setting;	/* event_sourcing.store: a schema's name */
 extern char *es_metadata_setting;	/* event_sourcing.metadata: a JSON object or '' */
 extern int	es_cache_size_kb;	/* event_sourcing.cache_size */
 extern int	es_max_dispatch_depth;	/* event_sourcing.max_dispatch_depth */
+extern bool es_direct_log;		/* event_sourcing.direct_log */
 
 extern void es_guc_init(void);
 

@@ -516,6 +516,7 @@ drop_store(StoreEntry *entry)
 	if (store == NULL)
 		return;
 	entry->store = NULL;
+	store->replaced = true;
 	es_spi_plans_retire(store);
 	es_retire_context(store->context);
 }
@@ -579,6 +580,8 @@ invalidate_relation(Datum arg, Oid relid)
 			continue;
 		if (!OidIsValid(relid) || relid == store->event || relid == store->event_position)
 			entry->verified = false;
+		if (!OidIsValid(relid) || relid == store->event)
+			store->log_valid = false;
 		for (int i = 0; i < ES_DEFINITION_KINDS; i++)
 			if (!OidIsValid(relid) || relid == store->definition_tables[i])
 			{

@@ -20,6 +20,7 @@ typedef enum EsDefinitionKind
 } EsDefinitionKind;
 
 struct EsDefinitions;
+struct EsLogShape;
 
 extern const char *const es_definition_table_names[ES_DEFINITION_KINDS];
 
@@ -37,6 +38,9 @@ typedef struct EsStore
 	bool		position_checked;	/* the sequence is not behind the log */
 	MemoryContext context;		/* holds this and all that hangs on it */
 	HTAB	   *plans;			/* of spi_plan.c */
+	struct EsLogShape *log;		/* of log.c */
+	bool		log_valid;		/* nothing has changed about the log since */
+	bool		replaced;		/* by another struct; no callback flips this one's flags */
 
 	/* definition.c */
 	struct EsDefinitions *definitions[ES_DEFINITION_KINDS]; /* NULL: not loaded yet */

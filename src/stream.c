@@ -12,16 +12,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "compat.h"
 #include "errors.h"
-#include "event.h"
 #include "event_set.h"
 #include "fmgr.h"
 #include "lock_tag.h"
+#include "log.h"
 #include "mb/pg_wchar.h"
-#include "spi_plan.h"
 #include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/builtins.h"
@@ -44,30 +42,6 @@ typedef struct LockCount
 static int	stream_locks = 0;	/* held by this transaction */
 static List *lock_counts = NIL; /* the same by subtransaction, innermost last; LockCount * */
 
-static const EsPlanSpec head_plan = {
-	"SELECT version::pg_catalog.int8, position::pg_catalog.int8 FROM @store@.event"
-	" WHERE stream OPERATOR(pg_catalog.=) $1 ORDER BY version DESC LIMIT 1",
-	1,
-	{TEXTOID},
-};
-
-#define READ_STREAM_SQL(condition, order) \
-	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event" \
-	" WHERE stream OPERATOR(pg_catalog.=) $1 AND version OPERATOR(pg_catalog." condition ") $2" \
-	" ORDER BY version " order " LIMIT $3"
-
-static const EsPlanSpec forward_plan = {
-	READ_STREAM_SQL(">=", "ASC"),
-	3,
-	{TEXTOID, INT8OID, INT8OID},
-};
-static const EsPlanSpec backward_plan = {
-	READ_STREAM_SQL("<=", "DESC"),
-	3,
-	{TEXTOID, INT8OID, INT8OID},
-};
-
-static EsStreamHead read_head(EsStore *store, text *stream, Snapshot snapshot);
 static void count_stream_lock(void);
 static void forget_stream_locks(XactEvent event, void *arg);
 static void hand_up_stream_locks(SubXactEvent event, SubTransactionId mysubid,
@@ -133,10 +107,10 @@ es_stream_lock(EsStore *store, const text *stream)
 EsStreamHead
 es_stream_read_head(EsStore *store, text *stream)
 {
-	EsStreamHead head = read_head(store, stream, GetLatestSnapshot());
+	EsStreamHead head = es_log_read_head(store, stream, GetLatestSnapshot());
 
 	if (IsolationUsesXactSnapshot() &&
-		read_head(store, stream, GetTransactionSnapshot()).version != head.version)
+		es_log_read_head(store, stream, GetTransactionSnapshot()).version != head.version)
 		es_stream_serialization_failure(stream);
 	return head;
 }
@@ -156,13 +130,9 @@ Datum
 es_stream_version(PG_FUNCTION_ARGS)
 {
 	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
-	EsStreamHead head;
 
 	es_stream_check_name(stream);
-	SPI_connect();
-	head = read_head(es_store_current(), stream, GetActiveSnapshot());
-	SPI_finish();
-	PG_RETURN_INT64(head.version);
+	PG_RETURN_INT64(es_log_read_head(es_store_current(), stream, GetActiveSnapshot()).version);
 }
 
 /* es_read_stream(stream text, from_version bigint, max_count bigint, backward boolean) */
@@ -171,56 +141,25 @@ es_read_stream(PG_FUNCTION_ARGS)
 {
 	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
 	bool		backward = PG_ARGISNULL(3) ? false : PG_GETARG_BOOL(3);
-	int64		from_version;
+	EsLogRange	range = {0, PG_INT64_MAX, PG_INT64_MAX, backward};
 	DestReceiver *dest;
-	Datum		values[3];
-	char		nulls[3] = {' ', ' ', ' '};
 
 	es_stream_check_name(stream);
 
 	/* without it: at the beginning, or backward at the end */
-	if (PG_ARGISNULL(1))
-		from_version = backward ? PG_INT64_MAX : 1;
-	else
-		from_version = PG_GETARG_INT64(1);
-	if (from_version < 0)
+	if (!PG_ARGISNULL(1) && PG_GETARG_INT64(1) < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("from_version must not be negative")));
+	if (!PG_ARGISNULL(1))
+		*(backward ? &range.last : &range.first) = PG_GETARG_INT64(1);
 	es_event_set_check_count(PG_ARGISNULL(2), PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2));
+	if (!PG_ARGISNULL(2))
+		range.max_count = PG_GETARG_INT64(2);
 
 	dest = es_event_set_begin(fcinfo);
-	values[0] = PointerGetDatum(stream);
-	values[1] = Int64GetDatum(from_version);
-	values[2] = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
-	if (PG_ARGISNULL(2))
-		nulls[2] = 'n';
-
-	SPI_connect();
-	es_spi_stream(es_store_current(), backward ? &backward_plan : &forward_plan, values, nulls,
-				  dest);
-	SPI_finish();
+	es_log_read_stream(es_store_current(), stream, &range, dest);
 	return (Datum) 0;
-}
-
-static EsStreamHead
-read_head(EsStore *store, text *stream, Snapshot snapshot)
-{
-	EsStreamHead head = {0, 0};
-	Datum		values[] = {PointerGetDatum(stream)};
-	bool		isnull;
-
-	es_spi_read(store, &head_plan, values, NULL, snapshot, 1);
-	if (SPI_processed > 0)
-	{
-		HeapTuple	row = SPI_tuptable->vals[0];
-		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
-
-		head.version = DatumGetInt64(SPI_getbinval(row, tupdesc, 1, &isnull));
-		head.position = DatumGetInt64(SPI_getbinval(row, tupdesc, 2, &isnull));
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return head;
 }
 
 static void

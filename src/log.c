@@ -74,6 +74,13 @@ typedef struct KeyColumn
 	Oid			collation;
 } KeyColumn;
 
+/* What the table is opened for. */
+typedef enum Use
+{
+	READ,
+	INSERT
+} Use;
+
 /* A scan of one of the two indexes. */
 typedef struct LogScan
 {
@@ -175,7 +182,7 @@ static const EsPlanSpec insert_many_plan = {
 	 UUIDOID, UUIDOID, TIMESTAMPTZARRAYOID},
 };
 
-static Relation open_plain(EsStore *store, LOCKMODE mode);
+static Relation open_plain(EsStore *store, Use use, LOCKMODE mode);
 static void look_at(EsLogShape *shape, Relation table);
 static bool columns_are_ours(TupleDesc tupdesc);
 static bool triggers_are_ours(TriggerDesc *triggers);
@@ -186,8 +193,8 @@ static void require_some_right(EsStore *store);
 static void count_role_change(Datum arg, int cacheid, uint32 hashvalue);
 static int	stream_scan_key(ScanKey keys, text *stream);
 static int	range_scan_keys(ScanKey keys, AttrNumber column, const EsLogRange *range);
-static void begin_scan(LogScan *scan, Relation table, Oid index, Snapshot snapshot, ScanKey keys,
-					   int nkeys);
+static void begin_scan(LogScan *scan, Relation table, Oid index, LOCKMODE mode,
+					   Snapshot snapshot, ScanKey keys, int nkeys);
 static bool next_row(LogScan *scan, bool backward);
 static void end_scan(LogScan *scan);
 static void stream_rows(Relation table, Oid index, ScanKey keys, int nkeys,
@@ -211,9 +218,9 @@ es_log_init(void)
 }
 
 EsStreamHead
-es_log_read_head(EsStore *store, text *stream, Snapshot snapshot)
+es_log_read_head(EsStore *store, text *stream, Snapshot snapshot, LOCKMODE mode)
 {
-	Relation	table = open_plain(store, AccessShareLock);
+	Relation	table = open_plain(store, READ, mode);
 	EsStreamHead head = {0, 0};
 	ScanKeyData key;
 	LogScan		scan;
@@ -222,7 +229,7 @@ es_log_read_head(EsStore *store, text *stream, Snapshot snapshot)
 		return select_head(store, stream, snapshot);
 
 	snapshot = RegisterSnapshot(snapshot);
-	begin_scan(&scan, table, store->log->stream_index, snapshot, &key,
+	begin_scan(&scan, table, store->log->stream_index, mode, snapshot, &key,
 			   stream_scan_key(&key, stream));
 	if (next_row(&scan, true))
 	{
@@ -239,7 +246,7 @@ es_log_read_head(EsStore *store, text *stream, Snapshot snapshot)
 int64
 es_log_last_position(EsStore *store, Snapshot snapshot)
 {
-	Relation	table = open_plain(store, AccessShareLock);
+	Relation	table = open_plain(store, READ, AccessShareLock);
 	int64		position = 0;
 	LogScan		scan;
 
@@ -247,7 +254,7 @@ es_log_last_position(EsStore *store, Snapshot snapshot)
 		return select_last_position(store, snapshot);
 
 	snapshot = RegisterSnapshot(snapshot);
-	begin_scan(&scan, table, store->log->position_index, snapshot, NULL, 0);
+	begin_scan(&scan, table, store->log->position_index, AccessShareLock, snapshot, NULL, 0);
 	if (next_row(&scan, true))
 	{
 		bool		isnull;
@@ -262,7 +269,7 @@ es_log_last_position(EsStore *store, Snapshot snapshot)
 void
 es_log_read_stream(EsStore *store, text *stream, const EsLogRange *range, DestReceiver *dest)
 {
-	Relation	table = open_plain(store, AccessShareLock);
+	Relation	table = open_plain(store, READ, AccessShareLock);
 	ScanKeyData keys[3];
 	int			nkeys;
 
@@ -285,7 +292,7 @@ es_log_read_feed(EsStore *store, const EsLogRange *range, ArrayType *categories,
 	int			nkeys;
 
 	if (categories == NULL && types == NULL)
-		table = open_plain(store, AccessShareLock);
+		table = open_plain(store, READ, AccessShareLock);
 	if (table == NULL)
 	{
 		int			plan = (range->backward ? READ_BACKWARD : 0) |
@@ -301,7 +308,7 @@ es_log_read_feed(EsStore *store, const EsLogRange *range, ArrayType *categories,
 void
 es_log_insert(EsStore *store, EsEvent *events, int nevents)
 {
-	Relation	table = open_plain(store, RowExclusiveLock);
+	Relation	table = open_plain(store, INSERT, RowExclusiveLock);
 
 	if (table)
 		insert_rows(table, events, nevents);
@@ -310,22 +317,21 @@ es_log_insert(EsStore *store, EsEvent *events, int nevents)
 }
 
 /*
- * The log's table, opened with this lock, AccessShareLock to read and
- * RowExclusiveLock to insert, if the direct way does what a statement of the
- * caller would do; else NULL.  What it is like is in store->log.  The lock is
- * kept to the end of the transaction, as a statement keeps it.
+ * The log's table, opened with this lock, if the direct way does what a
+ * statement of the caller would do; else NULL.  What it is like is in
+ * store->log.  The lock is kept to the end of the transaction, as a statement
+ * keeps it.
  */
 static Relation
-open_plain(EsStore *store, LOCKMODE mode)
+open_plain(EsStore *store, Use use, LOCKMODE mode)
 {
-	bool		insert = (mode == RowExclusiveLock);
 	EsLogShape *shape;
 	Relation	table;
 
 	/* somebody watches whether statements may be run; a replaced store is told of no change */
 	if (!es_direct_log || ExecutorCheckPerms_hook != NULL || store->replaced)
 		return NULL;
-	if (insert && (XactReadOnly || IsInParallelMode()))
+	if (use == INSERT && (XactReadOnly || IsInParallelMode()))
 		return NULL;
 	table = try_relation_open(store->event, mode);
 	if (table == NULL)
@@ -344,7 +350,7 @@ open_plain(EsStore *store, LOCKMODE mode)
 	if (shape->user != GetUserId() || shape->rights != role_changes)
 		look_up_rights(store, shape);
 
-	if (insert ? shape->insertable && shape->may_insert : shape->readable && shape->may_read)
+	if (use == READ ? shape->readable && shape->may_read : shape->insertable && shape->may_insert)
 		return table;
 	relation_close(table, NoLock);
 	if (!shape->may_read)
@@ -521,10 +527,11 @@ range_scan_keys(ScanKey keys, AttrNumber column, const EsLogRange *range)
 }
 
 static void
-begin_scan(LogScan *scan, Relation table, Oid index, Snapshot snapshot, ScanKey keys, int nkeys)
+begin_scan(LogScan *scan, Relation table, Oid index, LOCKMODE mode, Snapshot snapshot,
+		   ScanKey keys, int nkeys)
 {
 	scan->table = table;
-	scan->index = index_open(index, AccessShareLock);
+	scan->index = index_open(index, mode);
 	scan->slot = table_slot_create(table, NULL);
 	scan->desc = es_index_beginscan(table, scan->index, snapshot, nkeys);
 	index_rescan(scan->desc, keys, nkeys, NULL, 0);
@@ -554,7 +561,7 @@ stream_rows(Relation table, Oid index, ScanKey keys, int nkeys, const EsLogRange
 	Snapshot	snapshot = RegisterSnapshot(GetActiveSnapshot());
 	LogScan		scan;
 
-	begin_scan(&scan, table, index, snapshot, keys, nkeys);
+	begin_scan(&scan, table, index, AccessShareLock, snapshot, keys, nkeys);
 	dest->rStartup(dest, CMD_SELECT, RelationGetDescr(table));
 	for (int64 count = 0; count < range->max_count && next_row(&scan, range->backward); count++)
 	{

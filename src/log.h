@@ -9,6 +9,7 @@
 #define ES_LOG_H
 
 #include "event.h"
+#include "storage/lockdefs.h"
 #include "store.h"
 #include "stream.h"
 #include "tcop/dest.h"
@@ -28,8 +29,12 @@ typedef struct EsLogRange
 
 extern void es_log_init(void);
 
-/* The end of a stream, as a snapshot shows it. */
-extern EsStreamHead es_log_read_head(EsStore *store, text *stream, Snapshot snapshot);
+/*
+ * The end of a stream, as a snapshot shows it.  The lock is AccessShareLock, or
+ * RowExclusiveLock for a writer, who needs it anyway.
+ */
+extern EsStreamHead es_log_read_head(EsStore *store, text *stream, Snapshot snapshot,
+									 LOCKMODE mode);
 
 /* The last position in the log, as a snapshot shows it; 0 when it is empty. */
 extern int64 es_log_last_position(EsStore *store, Snapshot snapshot);

@@ -107,10 +107,12 @@ es_stream_lock(EsStore *store, const text *stream)
 EsStreamHead
 es_stream_read_head(EsStore *store, text *stream)
 {
-	EsStreamHead head = es_log_read_head(store, stream, GetLatestSnapshot());
+	EsStreamHead head = es_log_read_head(store, stream, GetLatestSnapshot(),
+										 RowExclusiveLock);
 
 	if (IsolationUsesXactSnapshot() &&
-		es_log_read_head(store, stream, GetTransactionSnapshot()).version != head.version)
+		es_log_read_head(store, stream, GetTransactionSnapshot(), RowExclusiveLock).version !=
+			head.version)
 		es_stream_serialization_failure(stream);
 	return head;
 }
@@ -130,9 +132,11 @@ Datum
 es_stream_version(PG_FUNCTION_ARGS)
 {
 	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	EsStreamHead head;
 
 	es_stream_check_name(stream);
-	PG_RETURN_INT64(es_log_read_head(es_store_current(), stream, GetActiveSnapshot()).version);
+	head = es_log_read_head(es_store_current(), stream, GetActiveSnapshot(), AccessShareLock);
+	PG_RETURN_INT64(head.version);
 }
 
 /* es_read_stream(stream text, from_version bigint, max_count bigint, backward boolean) */

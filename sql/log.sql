@@ -37,7 +37,7 @@ INSERT INTO call (name, statement) VALUES
 	('feed of a type', $$SELECT count(*) FROM es_read_all(types => '{noted}')$$),
 	('state', $$SELECT es_state(NULL::note, '1')$$);
 CREATE FUNCTION log_plans() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS
-	$$SELECT ident FROM pg_backend_memory_contexts WHERE name = 'CachedPlanSource' AND ident ~ '^INSERT INTO log_test.event \(|^SELECT .*::pg_catalog.* FROM log_test.event '$$;
+	$$SELECT ident FROM pg_backend_memory_contexts WHERE name = 'CachedPlanSource' AND ident ~ '^INSERT INTO log_test.event \(|^SELECT .*::pg_catalog.* FROM log_test.event ' AND ident !~ '^SELECT ident'$$;
 CREATE FUNCTION forget_plans() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
 	ALTER SCHEMA log_test RENAME TO log_test_renamed;

@@ -196,6 +196,8 @@ CREATE VIEW trace AS SELECT * FROM compare($$SELECT outcome('SELECT es_append(''
 BEGIN;
 CREATE TRIGGER after_row AFTER INSERT ON log_test.event FOR EACH ROW EXECUTE FUNCTION fire();
 CREATE TRIGGER after_row_when AFTER INSERT ON log_test.event FOR EACH ROW WHEN (NEW.version = 4) EXECUTE FUNCTION fire();
+CREATE TRIGGER after_row_system AFTER INSERT ON log_test.event FOR EACH ROW
+	WHEN (NEW.tableoid = 'log_test.event'::regclass AND NEW.ctid IS NOT NULL AND NEW.xmin IS NOT NULL) EXECUTE FUNCTION fire();
 CREATE TRIGGER after_row_replica AFTER INSERT ON log_test.event FOR EACH ROW EXECUTE FUNCTION fire();
 CREATE TRIGGER after_row_disabled AFTER INSERT ON log_test.event FOR EACH ROW EXECUTE FUNCTION fire();
 ALTER TABLE log_test.event ENABLE REPLICA TRIGGER after_row_replica, DISABLE TRIGGER after_row_disabled;
@@ -234,6 +236,10 @@ ROLLBACK;
 -- What the table checks is checked.
 BEGIN;
 ALTER TABLE log_test.event ADD CONSTRAINT few CHECK (version < 4);
+SELECT * FROM an_append;
+ROLLBACK;
+BEGIN;
+ALTER TABLE log_test.event ADD CONSTRAINT here CHECK (tableoid = 'log_test.event'::regclass);
 SELECT * FROM an_append;
 ROLLBACK;
 BEGIN;

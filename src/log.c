@@ -20,10 +20,8 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_am.h"
@@ -53,6 +51,7 @@
 /* What a store's log is like; in the store's context. */
 typedef struct EsLogShape
 {
+	bool		known;			/* looked at to the end, and not ended by an error */
 	bool		readable;		/* by index scans */
 	bool		insertable;		/* without a statement */
 	Oid			stream_index;	/* UNIQUE (stream, version) */
@@ -341,11 +340,12 @@ open_plain(EsStore *store, Use use, LOCKMODE mode)
 	if (store->log == NULL)
 		store->log = MemoryContextAllocZero(store->context, sizeof(EsLogShape));
 	shape = store->log;
-	if (!store->log_valid)
+	if (!store->log_valid || !shape->known)
 	{
 		/* set first: what arrives while we look makes the next call look again */
 		store->log_valid = true;
 		look_at(shape, table);
+		shape->known = true;
 	}
 	if (shape->user != GetUserId() || shape->rights != role_changes)
 		look_up_rights(store, shape);
@@ -584,8 +584,7 @@ insert_rows(Relation table, const EsEvent *events, int nevents)
 	EState	   *estate = CreateExecutorState();
 	MemoryContext caller = MemoryContextSwitchTo(estate->es_query_cxt);
 	ResultRelInfo *target = makeNode(ResultRelInfo);
-	TupleTableSlot *slot = ExecInitExtraTupleSlot(estate, RelationGetDescr(table),
-												  &TTSOpsVirtual);
+	TupleTableSlot *slot = table_slot_create(table, &estate->es_tupleTable);
 
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -603,6 +602,7 @@ insert_rows(Relation table, const EsEvent *events, int nevents)
 		memcpy(slot->tts_values, events[i].values, sizeof(events[i].values));
 		memcpy(slot->tts_isnull, events[i].nulls, sizeof(events[i].nulls));
 		ExecStoreVirtualTuple(slot);
+		slot->tts_tableOid = RelationGetRelid(table);
 		ExecSimpleRelationInsert(target, estate, slot);
 		ResetPerTupleExprContext(estate);
 	}

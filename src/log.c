@@ -184,7 +184,8 @@ static const EsPlanSpec insert_many_plan = {
 static Relation open_plain(EsStore *store, Use use, LOCKMODE mode);
 static void look_at(EsLogShape *shape, Relation table);
 static bool columns_are_ours(TupleDesc tupdesc);
-static bool triggers_are_ours(TriggerDesc *triggers);
+static bool triggers_are_ours(Relation table);
+static bool is_guard(Oid function);
 static Oid	find_index(Relation table, const KeyColumn *columns, int ncolumns);
 static bool is_index_on(Relation index, const KeyColumn *columns, int ncolumns);
 static void look_up_rights(EsStore *store, EsLogShape *shape);
@@ -372,7 +373,7 @@ look_at(EsLogShape *shape, Relation table)
 	shape->stream_index = find_index(table, stream_key, lengthof(stream_key));
 	shape->position_index = find_index(table, position_key, lengthof(position_key));
 	shape->readable = OidIsValid(shape->stream_index) && OidIsValid(shape->position_index);
-	shape->insertable = shape->readable && !form->relhasrules && triggers_are_ours(table->trigdesc);
+	shape->insertable = shape->readable && !form->relhasrules && triggers_are_ours(table);
 }
 
 static bool
@@ -402,27 +403,34 @@ columns_are_ours(TupleDesc tupdesc)
  * whose purpose is to tell a statement of the user from one of ours.
  */
 static bool
-triggers_are_ours(TriggerDesc *triggers)
+triggers_are_ours(Relation table)
 {
-	for (int i = 0; triggers && i < triggers->numtriggers; i++)
+	/* a copy: the table's own may be replaced while we look at functions */
+	TriggerDesc *triggers = CopyTriggerDesc(table->trigdesc);
+	bool		ours = true;
+
+	for (int i = 0; triggers && i < triggers->numtriggers && ours; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
-		int16		type = trigger->tgtype;
-		char	   *function;
 
-		if (!TRIGGER_FOR_INSERT(type))
+		if (!TRIGGER_FOR_INSERT(trigger->tgtype))
 			continue;
-		if (trigger->tgnewtable != NULL)
-			return false;
-		if (TRIGGER_FOR_ROW(type) && TRIGGER_FOR_AFTER(type))
-			continue;
-		function = get_func_name(trigger->tgfoid);
-		if (TRIGGER_FOR_ROW(type) || !TRIGGER_FOR_BEFORE(type) || function == NULL ||
-			strcmp(function, "es_event_guard") != 0 ||
-			get_func_namespace(trigger->tgfoid) != es_extension()->schema)
-			return false;
+		if (TRIGGER_FOR_AFTER(trigger->tgtype))
+			ours = TRIGGER_FOR_ROW(trigger->tgtype) && trigger->tgnewtable == NULL;
+		else
+			ours = !TRIGGER_FOR_ROW(trigger->tgtype) && is_guard(trigger->tgfoid);
 	}
-	return true;
+	FreeTriggerDesc(triggers);
+	return ours;
+}
+
+static bool
+is_guard(Oid function)
+{
+	char	   *name = get_func_name(function);
+
+	return name && strcmp(name, "es_event_guard") == 0 &&
+		get_func_namespace(function) == es_extension()->schema;
 }
 
 static Oid

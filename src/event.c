@@ -66,12 +66,18 @@ es_event_fits(TupleDesc tupdesc)
 void
 es_event_from_slot(EsEvent *event, TupleTableSlot *slot)
 {
-	slot_getallattrs(slot);
-	memcpy(event->values, slot->tts_values, sizeof(event->values));
-	memcpy(event->nulls, slot->tts_isnull, sizeof(event->nulls));
+	es_event_start_from_slot(event, slot, ES_EVENT_COLUMNS);
+}
+
+void
+es_event_start_from_slot(EsEvent *event, TupleTableSlot *slot, int ncolumns)
+{
+	slot_getsomeattrs(slot, ncolumns);
+	memcpy(event->values, slot->tts_values, ncolumns * sizeof(Datum));
+	memcpy(event->nulls, slot->tts_isnull, ncolumns * sizeof(bool));
 
 	/* a store's own table has these NOT NULL, a forged one need not */
-	for (int i = 0; i < ES_EVENT_COLUMNS; i++)
+	for (int i = 0; i < ncolumns; i++)
 		if (event->nulls[i] && i != ES_EVENT_METADATA && i != ES_EVENT_CORRELATION_ID &&
 			i != ES_EVENT_CAUSATION_ID)
 			ereport(ERROR,

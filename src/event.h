@@ -70,6 +70,9 @@ extern bool es_event_fits(TupleDesc tupdesc);
 /* Take a row with the columns of es_event apart; the row's memory stays in use. */
 extern void es_event_from_slot(EsEvent *event, TupleTableSlot *slot);
 
+/* The same for the first columns alone: most readers need no more than the data. */
+extern void es_event_start_from_slot(EsEvent *event, TupleTableSlot *slot, int ncolumns);
+
 /* 22004, 22023 for what can be wrong with an event, whatever stream it goes to. */
 extern void es_new_event_check(const EsNewEvent *event);
 

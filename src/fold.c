@@ -126,7 +126,7 @@ es_fold_read(EsFold *fold, int64 to_version)
 }
 
 void
-es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
+es_fold_apply(EsFold *fold, EsEvent *event, Oid record_type, Datum record)
 {
 	ErrorContextCallback context;
 	ApplyContext context_arg = {fold, event};
@@ -139,6 +139,8 @@ es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
 	error_context_stack = &context;
 
 	choose_apply(fold, DatumGetTextPP(event->values[ES_EVENT_TYPE]));
+	if (fold->row && (fold->composite == NULL || fold->apply->takes_envelope))
+		es_event_from_slot(event, fold->row);
 	call = begin_field_call(fold);
 	if (call)
 		apply_fields(fold, call, event, record_type, record);
@@ -296,7 +298,8 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	ErrorContextCallback *context = error_context_stack;
 	EsEvent		event;
 
-	es_event_from_slot(&event, slot);
+	/* type and data are all that most apply functions take */
+	es_event_start_from_slot(&event, slot, fold->visit ? ES_EVENT_COLUMNS : ES_EVENT_DATA + 1);
 	if (receiver->verify)
 	{
 		if (DatumGetInt64(event.values[ES_EVENT_VERSION]) != fold->head.version ||
@@ -309,7 +312,9 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		return true;
 	}
 	error_context_stack = receiver->context;
+	fold->row = slot;
 	es_fold_apply(fold, &event, InvalidOid, (Datum) 0);
+	fold->row = NULL;
 	if (fold->visit)
 		fold->visit(fold, &event, fold->visit_arg);
 	error_context_stack = context;

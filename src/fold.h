@@ -33,6 +33,8 @@ struct EsFold
 	MemoryContext context;		/* holds the fold */
 	MemoryContext event_context;	/* emptied after each event */
 
+	TupleTableSlot *row;		/* of an event that is read no further than its data; NULL: none */
+
 	/* the event applied last: the next one is often of its type */
 	EsApply    *apply;			/* NULL: none */
 	EsComposite *composite;		/* of its event; NULL: the envelope */
@@ -63,7 +65,7 @@ extern bool es_fold_read(EsFold *fold, int64 to_version);
  * may spare reading it from JSON: only where it would come back the same, so
  * that this session's state is everybody's.  SE005 without an apply function for it.
  */
-extern void es_fold_apply(EsFold *fold, const EsEvent *event, Oid record_type, Datum record);
+extern void es_fold_apply(EsFold *fold, EsEvent *event, Oid record_type, Datum record);
 
 /* The state as a flat value, in the current context. */
 extern Datum es_fold_state(EsFold *fold);

@@ -34,6 +34,7 @@
 #include "handling.h"
 #include "lib/stringinfo.h"
 #include "lock_tag.h"
+#include "log.h"
 #include "projection.h"
 #include "projection_definition.h"
 #include "retired.h"
@@ -73,14 +74,6 @@ typedef struct ReplayReceiver
 	int64		count;			/* events handed to the projection */
 	ErrorContextCallback *error_context;	/* of the caller */
 } ReplayReceiver;
-
-static const EsPlanSpec history_plan = {
-	"SELECT " ES_EVENT_SELECT_LIST " FROM @store@.event"
-	" WHERE position OPERATOR(pg_catalog.>) $1 AND position OPERATOR(pg_catalog.<=) $2"
-	" ORDER BY position",
-	2,
-	{INT8OID, INT8OID},
-};
 
 static EsProjectionRun *innermost = NULL;
 
@@ -520,7 +513,7 @@ static int64
 replay(EsStore *store, EsProjection *projection, int64 after, int64 upto)
 {
 	ReplayReceiver receiver = {0};
-	Datum		values[] = {Int64GetDatum(after), Int64GetDatum(upto)};
+	EsLogRange	range = {after + 1, upto, PG_INT64_MAX, false};
 
 	receiver.pub.receiveSlot = receive_history;
 	receiver.pub.rStartup = start_history;
@@ -535,7 +528,7 @@ replay(EsStore *store, EsProjection *projection, int64 after, int64 upto)
 												   ALLOCSET_DEFAULT_SIZES);
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	es_spi_stream(store, &history_plan, values, NULL, &receiver.pub);
+	es_log_read_feed(store, &range, NULL, NULL, &receiver.pub);
 	PopActiveSnapshot();
 	flush_replay(&receiver);
 	MemoryContextDelete(receiver.event_context);

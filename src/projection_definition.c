@@ -14,6 +14,7 @@
 #include "composite.h"
 #include "definition.h"
 #include "extension.h"
+#include "log.h"
 #include "projection.h"
 #include "projection_definition.h"
 #include "spi_plan.h"
@@ -64,9 +65,6 @@ static const EsPlanSpec pause_plan = {
 	{TEXTOID, INT8OID},
 };
 
-static const EsPlanSpec last_position_plan = {
-	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}};
-
 static const char projection_trigger[] =
 	"CREATE OR REPLACE TRIGGER event_projection AFTER INSERT ON @store@.event"
 	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
@@ -81,7 +79,6 @@ static void check_query(const char *query, const EsSearchPath *path);
 static Datum target_names(ArrayType *targets);
 static Datum name_list(FunctionCallInfo fcinfo, int arg, const char *what);
 static void free_plan(void *plan);
-static int64 last_position(EsStore *store);
 
 static const EsDefinitionTable projection_table = {
 	.kind = ES_DEFINITION_PROJECTION,
@@ -163,7 +160,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("projection \"%s\" already exists", name)));
-	if (last_position(store) > 0)
+	if (es_log_last_position(store, GetLatestSnapshot()) > 0)
 		ereport(NOTICE,
 				(errmsg("projection \"%s\" begins with the next event", name),
 				 errhint("Fill it from history with es_rebuild_projection().")));
@@ -199,7 +196,7 @@ es_pause(PG_FUNCTION_ARGS)
 	/* with no append under way, the last event is the last one it has seen */
 	LockRelationOid(store->event, ShareRowExclusiveLock);
 	if (!es_projection_by_name(store, name)->paused)
-		es_projection_set_paused(store, name, true, last_position(store));
+		es_projection_set_paused(store, name, true, es_log_last_position(store, GetLatestSnapshot()));
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -536,18 +533,4 @@ name_list(FunctionCallInfo fcinfo, int arg, const char *what)
 				 errmsg("%s must be a one-dimensional array that is not empty", what),
 				 errhint("Leave it out to select all.")));
 	return PointerGetDatum(PG_GETARG_ARRAYTYPE_P(arg));
-}
-
-static int64
-last_position(EsStore *store)
-{
-	int64		position = 0;
-	bool		isnull;
-
-	es_spi_read(store, &last_position_plan, NULL, NULL, GetLatestSnapshot(), 1);
-	if (SPI_processed > 0)
-		position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-											   &isnull));
-	SPI_freetuptable(SPI_tuptable);
-	return position;
 }

@@ -19,6 +19,7 @@
 #include "fingerprint.h"
 #include "fmgr.h"
 #include "spi_plan.h"
+#include "log.h"
 #include "state_snapshot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -63,10 +64,13 @@ es_state_snapshot_use(EsFold *fold, int64 to_version)
 	Datum		values[4];
 	bool		found;
 
-	if (!may(fold->store, ACL_SELECT))
+	/* most streams are too short to have one */
+	if (es_log_read_head(fold->store, fold->stream, GetActiveSnapshot(), AccessShareLock).version <
+			aggregate->snapshot_every ||
+		!may(fold->store, ACL_SELECT))
 		return false;
 
-	/* most streams have none: do not compute a fingerprint for them */
+	/* many have none: do not compute a fingerprint for them */
 	values[0] = PointerGetDatum(fold->stream);
 	values[1] = CStringGetTextDatum(aggregate->name);
 	es_spi_read(fold->store, &exists_plan, values, NULL, GetActiveSnapshot(), 1);

@@ -9,7 +9,8 @@
  * LOCKTAG_ADVISORY, and nothing in PostgreSQL uses LOCKTAG_USERLOCK.
  *
  * Order of locks: the log (a relation lock), a stream, the registration in
- * flight (never waits), projections by their id.
+ * flight (never waits), projections by their id.  A stream's queue is held only
+ * while waiting for that stream.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +22,7 @@
 
 #define ES_LOCK_CLASS_STREAM		0xE501
 #define ES_LOCK_CLASS_PROJECTION	0xE502
+#define ES_LOCK_CLASS_STREAM_QUEUE	0xE503
 
 /* A lock by a 64-bit key; two things with one key merely wait for each other. */
 static inline void

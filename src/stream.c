@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <sched.h>
+
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "compat.h"
@@ -19,7 +21,7 @@
 #include "fmgr.h"
 #include "lock_tag.h"
 #include "log.h"
-#include "mb/pg_wchar.h"
+#include "portability/instr_time.h"
 #include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/builtins.h"
@@ -32,6 +34,9 @@
  */
 #define MAX_STREAM_LOCKS 256
 
+/* How long a writer waits for a stream without going to sleep, in microseconds. */
+#define STAY_AWAKE_US 100
+
 /* Stream locks taken by a subtransaction that is under way, or by the transaction. */
 typedef struct LockCount
 {
@@ -42,6 +47,7 @@ typedef struct LockCount
 static int	stream_locks = 0;	/* held by this transaction */
 static List *lock_counts = NIL; /* the same by subtransaction, innermost last; LockCount * */
 
+static LockAcquireResult acquire_stream(const LOCKTAG *tag);
 static void count_stream_lock(void);
 static void forget_stream_locks(XactEvent event, void *arg);
 static void hand_up_stream_locks(SubXactEvent event, SubTransactionId mysubid,
@@ -100,7 +106,7 @@ es_stream_lock(EsStore *store, const text *stream)
 	es_lock_tag_key(&tag, ES_LOCK_CLASS_STREAM,
 					hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
 										VARSIZE_ANY_EXHDR(stream), store->event));
-	if (LockAcquire(&tag, ExclusiveLock, false, false) != LOCKACQUIRE_ALREADY_HELD)
+	if (acquire_stream(&tag) != LOCKACQUIRE_ALREADY_HELD)
 		count_stream_lock();
 }
 
@@ -164,6 +170,44 @@ es_read_stream(PG_FUNCTION_ARGS)
 	dest = es_event_set_begin(fcinfo);
 	es_log_read_stream(es_store_current(), stream, &range, dest);
 	return (Datum) 0;
+}
+
+/*
+ * A released lock goes to the process that has waited longest, which must first
+ * be woken: on a stream that everybody writes to, that takes longer than an
+ * append whose commit does not wait for the disk.  So then only the first in
+ * the queue looks for the lock's release, awake for as long as some appends
+ * take, while the next one is being woken.
+ */
+static LockAcquireResult
+acquire_stream(const LOCKTAG *tag)
+{
+	LOCKTAG		queue = *tag;
+	LockAcquireResult result;
+	instr_time	start;
+	instr_time	waited;
+
+	if (synchronous_commit != SYNCHRONOUS_COMMIT_OFF)
+		return LockAcquire(tag, ExclusiveLock, false, false);
+	result = LockAcquire(tag, ExclusiveLock, false, true);
+	if (result != LOCKACQUIRE_NOT_AVAIL)
+		return result;
+
+	queue.locktag_field4 = ES_LOCK_CLASS_STREAM_QUEUE;
+	(void) LockAcquire(&queue, ExclusiveLock, false, false);
+	INSTR_TIME_SET_CURRENT(start);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) sched_yield();
+		result = LockAcquire(tag, ExclusiveLock, false, true);
+		INSTR_TIME_SET_CURRENT(waited);
+		INSTR_TIME_SUBTRACT(waited, start);
+	} while (result == LOCKACQUIRE_NOT_AVAIL && INSTR_TIME_GET_MICROSEC(waited) < STAY_AWAKE_US);
+	if (result == LOCKACQUIRE_NOT_AVAIL)
+		result = LockAcquire(tag, ExclusiveLock, false, false);
+	(void) LockRelease(&queue, ExclusiveLock, false);
+	return result;
 }
 
 static void

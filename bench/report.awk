@@ -1,11 +1,13 @@
-# report.awk: medians of raw.csv (series,round,value), set beside each other as
-# the lines of the comparisons say (title|ours|baseline|unit|target); a table to
-# the standard output, and the same to the file that the variable csv names.
+# report.awk: one table per workload, of raw.csv (series,round,value) and of the
+# tables that measure.sh describes: a title with unit and baseline, then lines.
+# Every line has the median with the lowest and the highest round, and its ratio
+# to the baseline: the median and the range of the rounds' own ratios, which
+# compare what ran side by side.  A ratio is one of speeds: above 1 is faster
+# (or smaller) than the baseline.  Goes to the standard output, and as lines of
+# CSV to the end of the file that the variable csv names.
 
 BEGIN {
-	format = "%-74s %11s %11s %-8s %6s  %-14s %s\n"
-	printf format, "workload / baseline", "ours", "baseline", "unit", "ratio", "(lowest-highest)", "target"
-	print "workload,ours,baseline,unit,ratio,lowest,highest,target" > csv
+	format = "%-68s %9s %-9s %-19s %6s  %-14s %s\n"
 	FS = ","
 }
 
@@ -20,28 +22,64 @@ FNR == 1 {
 	$0 = $0
 }
 
-{
-	ours = median_of($2)
-	base = median_of($3)
-	more_is_better = ($4 == "/s")
-	n = count[$2] < count[$3] ? count[$2] : count[$3]
-	if (n == 0)
-		next
-	for (i = 1; i <= n; i++)
-		list[i] = speed(values[$2, i], values[$3, i])
-	sort(list, n)
-	ratio = middle(list, n)
-	printf format, $1, number(ours), number(base), $4, sprintf("%.2f", ratio),
-		sprintf("(%.2f-%.2f)", list[1], list[n]), $5
-	printf "\"%s\",%s,%s,%s,%.3f,%.3f,%.3f,%s\n", $1, ours, base, $4, ratio, list[1], list[n], $5 > csv
+$1 == "table" {
+	title = $2
+	unit = $3
+	baseline = $4
+	more_is_better = (unit == "/s")
+	printed = 0
+	next
 }
 
-# how many times as fast as b is a?
-function speed(a, b) {
-	return more_is_better ? a / b : b / a
+$1 == "line" && count[$3] {
+	ratios($3, baseline)
+	median = median_of($3)
+	put($2, median, range(list[1], list[count[$3]]), csv_of(median, list[1], list[count[$3]]), $4, $3 == baseline)
 }
 
-function median_of(series,    list, i) {
+$1 == "against" && count[$3] && count[$4] {
+	ratios($3, $4)
+	put("  " $2, "", "", ",,,", $5, 0)
+}
+
+# put WHO, its median and range, and the ratio that ratios() left
+function put(who, median, spread, csv_values, target, is_baseline) {
+	if (!printed++)
+		printf "\n" format, title, "median", "unit", "(lowest-highest)", "ratio", "(lowest-highest)", "target"
+	printf format, "  " who, median == "" ? "" : number(median), median == "" ? "" : unit, spread,
+		is_baseline || !nratios ? "" : short(ratio),
+		is_baseline || !nratios ? "" : "(" short(ratio_lowest) "-" short(ratio_highest) ")", target
+	sub(/^ +/, "", who)
+	printf "\"%s\",\"%s\",%s,%s,%s\n", title, who, csv_values,
+		nratios ? sprintf("%.4g,%.4g,%.4g", ratio, ratio_lowest, ratio_highest) : ",,", target >> csv
+}
+
+function csv_of(median, lowest, highest) {
+	return median "," unit "," lowest "," highest
+}
+
+function range(lowest, highest) {
+	return "(" number(lowest) "-" number(highest) ")"
+}
+
+# the ratios of a's rounds to b's: nratios, ratio (their median), ratio_lowest, ratio_highest
+function ratios(a, b,    i) {
+	nratios = count[a] < count[b] ? count[a] : count[b]
+	for (i = 1; i <= nratios; i++) {
+		if (values[a, i] == 0 || values[b, i] == 0) {
+			nratios = 0
+			return
+		}
+		list[i] = more_is_better ? values[a, i] / values[b, i] : values[b, i] / values[a, i]
+	}
+	sort(list, nratios)
+	ratio = middle(list, nratios)
+	ratio_lowest = list[1]
+	ratio_highest = list[nratios]
+}
+
+# the median of a series; leaves its values in list, in order
+function median_of(series,    i) {
 	for (i = 1; i <= count[series]; i++)
 		list[i] = values[series, i]
 	sort(list, count[series])
@@ -61,6 +99,10 @@ function sort(list, n,    i, j, value) {
 	}
 }
 
+function short(ratio) {
+	return sprintf(ratio >= 100 ? "%.0f" : ratio >= 10 ? "%.1f" : ratio >= 0.1 ? "%.2f" : "%.3f", ratio)
+}
+
 function number(value) {
-	return sprintf(value >= 100 ? "%.0f" : value >= 10 ? "%.1f" : "%.3f", value)
+	return value == 0 ? "0" : sprintf(value >= 100 ? "%.0f" : value >= 10 ? "%.1f" : "%.3f", value)
 }

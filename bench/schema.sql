@@ -1,5 +1,6 @@
--- What the benchmarks work on: the stores and the tables that they are compared
--- with, an aggregate written for es_dispatch(), and the same thing by hand.
+-- What the benchmarks work on: a store and the tables that it is compared with,
+-- an aggregate written for es_dispatch(), and the same thing by hand.  The data
+-- comes from the workloads.
 
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
@@ -8,11 +9,10 @@ CREATE EXTENSION event_sourcing;
 CREATE SCHEMA bench;
 SELECT current_database() AS db \gset
 ALTER DATABASE :"db" SET search_path = bench, public;
+ALTER DATABASE :"db" SET client_min_messages = warning;
 SET search_path = bench, public;
 
 SELECT es_create_store();
-SELECT es_create_store('size_es');
-SELECT es_create_store('read_es');
 
 -- The payload of the appends: a jsonb of 229 bytes.
 CREATE TABLE payload AS
@@ -41,14 +41,12 @@ CREATE TABLE plain.event (
 	recorded_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (stream, version)
 );
-CREATE TABLE plain.size (LIKE plain.event INCLUDING ALL);
 
 -- as the log is, without a unique event_id
 CREATE TABLE plain.same (LIKE plain.event INCLUDING ALL);
 ALTER TABLE plain.same DROP CONSTRAINT same_event_id_key;
 
 CREATE TABLE plain.head (stream text COLLATE "C" PRIMARY KEY, version bigint NOT NULL);
-INSERT INTO plain.head VALUES ('hot', 0);
 
 -- ---------------------------------------------------------------------------
 -- Dispatch: an account
@@ -76,9 +74,14 @@ LANGUAGE sql IMMUTABLE RETURN ROW(e.id, e.owner, 0, 0)::account;
 CREATE FUNCTION apply(s account, e deposited) RETURNS account
 LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.owner, s.balance + e.amount, s.movements + 1)::account;
 
-SELECT es_create_aggregate('account');
+-- What a stream has in it before the measurement, by the number of events; the
+-- workloads fill it.
+CREATE TABLE history (nevents int PRIMARY KEY, events es_new_event[] NOT NULL);
+ALTER TABLE history ALTER events SET STORAGE EXTERNAL;
 
+-- The read model, kept by a handler and by a set-based projection.
 CREATE TABLE balance (id text PRIMARY KEY, amount numeric NOT NULL);
+CREATE TABLE balance_set (LIKE balance INCLUDING ALL);
 
 CREATE FUNCTION project_balance(e deposited) RETURNS void
 LANGUAGE sql AS $$
@@ -86,15 +89,21 @@ LANGUAGE sql AS $$
 	ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount
 $$;
 
--- What a stream has in it before the measurement; load.sql puts it there.
-CREATE FUNCTION history(id text, nevents int) RETURNS SETOF es_new_event
-LANGUAGE sql STABLE AS $$
-	SELECT CASE WHEN n = 1 THEN es_new_event('opened', jsonb_build_object('id', id, 'owner', 'Ada'))
-				ELSE es_new_event('deposited', jsonb_build_object('id', id, 'amount', n + 0.25)) END
-	FROM generate_series(1, nevents) n
+CREATE PROCEDURE project_by_handler()
+LANGUAGE sql AS $$
+	SELECT es_create_projection('balance', handler => 'project_balance', targets => '{balance}')
 $$;
 
--- Nine more aggregates that a session has to tell apart.
+CREATE PROCEDURE project_by_set()
+LANGUAGE sql AS $$
+	SELECT es_create_projection('balance_set', targets => '{balance_set}', types => '{deposited}', query => $q$
+		INSERT INTO bench.balance_set AS b
+		SELECT data ->> 'id', sum((data ->> 'amount')::numeric) FROM es_new_events GROUP BY 1
+		ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount $q$)
+$$;
+
+-- A store with the account and nine more aggregates that a session has to tell
+-- apart.
 DO $$
 DECLARE
 	thing text;
@@ -108,7 +117,17 @@ BEGIN
 			LANGUAGE sql RETURN ROW(c.id)::done_%1$s;
 			CREATE FUNCTION apply(s %1$s, e done_%1$s) RETURNS %1$s
 			LANGUAGE sql IMMUTABLE RETURN ROW(e.id, s.count + 1)::%1$s', thing);
-		PERFORM es_create_aggregate(thing::regtype);
+	END LOOP;
+END $$;
+
+CREATE PROCEDURE create_account_store(store text)
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM es_create_store(store);
+	PERFORM set_config('event_sourcing.store', store, true);
+	PERFORM es_create_aggregate('account');
+	FOR i IN 1..9 LOOP
+		PERFORM es_create_aggregate(format('thing_%s', i)::regtype);
 	END LOOP;
 END $$;
 
@@ -157,6 +176,34 @@ BEGIN
 	ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount;
 	RETURN last + 1;
 END $$;
+
+-- The projection as a trigger, for each row and for all rows of a statement.
+CREATE TABLE plain.row_trigger (LIKE plain.event INCLUDING ALL);
+CREATE TABLE plain.set_trigger (LIKE plain.event INCLUDING ALL);
+
+CREATE FUNCTION plain.project_row() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.type = 'deposited' THEN
+		INSERT INTO plain.balance AS b VALUES (NEW.data ->> 'id', (NEW.data ->> 'amount')::numeric)
+		ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount;
+	END IF;
+	RETURN NULL;
+END $$;
+
+CREATE FUNCTION plain.project_set() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO plain.balance AS b
+	SELECT data ->> 'id', sum((data ->> 'amount')::numeric) FROM added WHERE type = 'deposited' GROUP BY 1
+	ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount;
+	RETURN NULL;
+END $$;
+
+CREATE TRIGGER project AFTER INSERT ON plain.row_trigger
+	FOR EACH ROW EXECUTE FUNCTION plain.project_row();
+CREATE TRIGGER project AFTER INSERT ON plain.set_trigger
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION plain.project_set();
 
 -- ---------------------------------------------------------------------------
 -- Folding: a ledger, by every way there is
@@ -212,32 +259,6 @@ END $$;
 
 CREATE AGGREGATE plain.ledger(data jsonb) (sfunc = plain.post, stype = ledger, initcond = '(0,0)');
 
--- ---------------------------------------------------------------------------
--- Data
--- ---------------------------------------------------------------------------
-
--- 10,000 streams for each number of clients
-SELECT count(es_append(family || '-' || n, ARRAY[es_new_event('deposited', data)]))
-FROM payload, unnest('{known1,known8,any1,any8}'::text[]) family, generate_series(0, 9999) n;
-INSERT INTO plain.event (stream, version, type, data)
-SELECT family || '-' || n, 1, 'deposited', data
-FROM payload, unnest('{known1,known8,any1,any8}'::text[]) family, generate_series(0, 9999) n;
-
--- long streams to fold
-SELECT es_append('ledger-' || length, array_agg(es_new_event('deposited', jsonb_build_object('id', length::text, 'amount', n + 0.25))))
-FROM unnest('{1000,100000}'::int[]) length, generate_series(1, length) n
-GROUP BY length;
-
--- one call's worth of events, as values and as text
-CREATE TABLE batch AS
-SELECT array_agg(es_new_event('deposited', data)) AS events,
-	   array_agg(es_new_event('deposited', data))::text AS events_text,
-	   array_agg('deposited'::text) AS types, array_agg(data) AS data
-FROM payload, generate_series(1, 1000);
-
--- 200,000 events to read: 2,000 streams of 100
-SET event_sourcing.store = 'read_es';
-SELECT count(es_append('account-' || n, events[1:100])) FROM generate_series(1, 2000) n, batch;
-RESET event_sourcing.store;
-
-VACUUM ANALYZE;
+CREATE FUNCTION plain.post_sql(s ledger, data jsonb) RETURNS ledger
+LANGUAGE sql IMMUTABLE RETURN ROW(s.balance + (data ->> 'amount')::numeric, s.movements + 1)::ledger;
+CREATE AGGREGATE plain.ledger_sql(data jsonb) (sfunc = plain.post_sql, stype = ledger, initcond = '(0,0)');

@@ -45,7 +45,7 @@ TAP_TESTS := $(if $(PROVE_TESTS),1)
 
 # PGXS is not needed for the developers' goals, may be missing when they start,
 # and does not survive a space in the path; they work in a copy (test/server.sh).
-dev_goals := test demo bench bench-size bench-age bench-memory format format-check lint help
+dev_goals := test demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
 pgxs_goals := $(filter-out $(dev_goals),$(or $(MAKECMDGOALS),all))
 
 .DEFAULT_GOAL := all
@@ -105,7 +105,7 @@ demo:
 	@bash examples/demo.sh
 bench:
 	@bash test/server.sh bash bench/run.sh
-bench-size bench-age bench-memory:
+bench-size bench-age bench-memory bench-profile:
 	@bash test/server.sh bash bench/$(@:bench-%=%).sh
 format format-check lint:
 	@bash test/lint.sh $@
@@ -118,8 +118,9 @@ help:
 	@echo "make bench-size      the same with stores of 1, 10 and (BENCH_SIZE=100) 100 million events"
 	@echo "make bench-age       10 million calls in one session"
 	@echo "make bench-memory    memory of long folds, long reads and large appends"
+	@echo "make bench-profile   where the instructions of a call go"
 	@echo "make format          indent the C sources; format-check only looks"
 	@echo "make lint            clang-tidy, cppcheck and shellcheck"
 	@echo "make installcheck    run the tests on an installed and running server"
 
-.PHONY: test demo bench bench-size bench-age bench-memory format format-check lint help
+.PHONY: test demo bench bench-size bench-age bench-memory bench-profile format format-check lint help

@@ -20,7 +20,9 @@ my %look = (
 	sum => [ 'sum() of the amounts', '#4b5563', 'diamond' ],
 	messagedb => [ 'message-db', '#c2410c', 'triangle' ],
 	emmett => [ 'Emmett', '#15803d', 'diamond' ],
-	dispatch => [ 'event_sourcing, dispatch', '#0891b2', 'triangle' ],
+	es_anywhere => [ 'append, any stream', '#60a5fa', 'circle' ],
+	plain_anywhere => [ 'plain INSERT, the same', '#9ca3af', 'square' ],
+	dispatch => [ 'dispatch, any stream', '#0891b2', 'triangle' ],
 );
 
 # medians FILE: the median of every series
@@ -249,9 +251,11 @@ my @sizes = grep { defined $of->{"es.append.$_"} } (1, 10, 100);
 my @cost = have(map {
 	my ($look, $name) = @$_;
 	[ $look, map { my $rate = $of->{"$name.$_"}; $rate ? 1e6 / $rate : undef } @sizes ]
-} ([ 'es', 'es.append' ], [ 'plain', 'plain.append' ], [ 'dispatch', 'es.dispatch' ]));
+} ([ 'es', 'es.busy' ], [ 'es_anywhere', 'es.append' ], [ 'plain', 'plain.busy' ], [ 'plain_anywhere', 'plain.append' ],
+	[ 'dispatch', 'es.dispatch' ]));
 if (@sizes > 1) {
-	$look{es}[0] = 'event_sourcing, append';
+	$look{es}[0] = 'append, 5,000 streams';
+	$look{plain}[0] = 'plain INSERT, the same';
 	draw('size.svg', 860, 440, 'Cost of a call by the size of the store', sub {
 		panel(
 			x => 90, y => 70, width => 480, height => 290,

@@ -4,9 +4,11 @@
 # Stores of 1, 10 and, if asked for, 100 million events side by side in one
 # server, each in streams of 100 events with about 100 bytes of payload; beside
 # the smaller ones a plain table with the usual three indexes.  Every round
-# measures all of them in turns: appending with the exact version, dispatching,
-# reading a stream and reading a page of the feed, all at random places of the
-# whole store.  The ratios compare with the store of 1 million.
+# measures all of them in turns: appending with the exact version to 5,000
+# streams that lie scattered, as those that are in use at a time do; and at
+# random places of the whole store, whether it fits into memory or not, appending,
+# dispatching, reading a stream and reading a page of the feed.  The ratios
+# compare with the store of 1 million.
 #
 # Environment, besides that of test/server.sh:
 #   BENCH_SIZE    millions of events of the largest store: 1, 10 (default) or
@@ -101,15 +103,20 @@ record_bytes() {
 # Measuring
 # ---------------------------------------------------------------------------
 
-# Appends go to nine streams of ten, in an order that jumps about the whole
-# store, so that the client knows the version; dispatches to the tenth.
+# Of ten streams one is for dispatches, five are for appends to 5,000 of them
+# and four for appends to all of them, in an order that jumps about, so that the
+# client knows the version.
+busy_stream='\set n :n + 1
+\set s :client_id * :each + (:n * 7919) % :each
+\set id :s / 5 * :stride * 10 + 1 + :s % 5
+\set v 100 + :n / :each'
 known_stream='\set n :n + 1
 \set s :client_id * :each + (:n * 7919) % :each
-\set id :s + :s / 9 + 1
+\set id :s / 4 * 10 + 6 + :s % 4
 \set v 100 + :n / :each'
-es_append="$known_stream
+es_append="
 SELECT es_append('account-' || :id, 'deposited', :data::jsonb, NULL, :v);"
-plain_insert="$known_stream
+plain_insert="
 INSERT INTO plain.event_:size (stream, version, type, data)
 VALUES ('account-' || :id, :v + 1, 'deposited', :data);"
 es_dispatch='\set s random(0, :streams / 10 - 1) * 10
@@ -127,11 +134,13 @@ declare -A passed=()
 
 # run_at SERIES TOTAL SCRIPT
 run_at() {
-	local each streams counter=$1
+	local each busy streams counter=$1
 	streams=$(streams_of "$size")
-	each=$((streams * 9 / 10 / clients))
+	each=$((streams * 4 / 10 / clients))
+	busy=$((streams / 2 < 5000 ? streams / 2 : 5000))
+	[[ $1 != *.busy ]] || each=$((busy / clients))
 	rate "$1.$size" "$clients" "$2" "${3//:size/$size}" -D n="$((${passed[$counter.$size]:-0} - 1))" \
-		-D each="$each" -D streams="$streams"
+		-D each="$each" -D streams="$streams" -D stride="$((streams / 2 / busy))"
 	passed[$counter.$size]=$((${passed[$counter.$size]:-0} + $2 / clients))
 }
 
@@ -139,11 +148,13 @@ run_at() {
 at() {
 	local size=$1 script
 	case $2.$3 in
-		es.append) script=$es_append ;;
+		es.busy) script=$busy_stream$es_append ;;
+		es.append) script=$known_stream$es_append ;;
 		es.dispatch) script=$es_dispatch ;;
 		es.stream) script=$es_read_stream ;;
 		es.feed) script=$es_read_feed ;;
-		plain.append) script=$plain_insert ;;
+		plain.busy) script=$busy_stream$plain_insert ;;
+		plain.append) script=$known_stream$plain_insert ;;
 		plain.stream) script=$plain_read_stream ;;
 		plain.feed) script=$plain_read_feed ;;
 	esac
@@ -174,8 +185,10 @@ size_lines() {
 }
 
 tables_of_size() {
-	table 'append 1 event, exact version, 8 clients' /s es.append.1
-	size_lines append '>= 0.8'
+	table 'append 1 event to one of 5,000 streams, 8 clients' /s es.busy.1
+	size_lines busy '>= 0.8'
+	table 'append 1 event to any stream of the store, 8 clients' /s es.append.1
+	size_lines append
 	table 'dispatch, stream of 100 events, mostly not cached, 8 clients' /s es.dispatch.1
 	size_lines dispatch
 	table 'read a stream of 100 events, 8 clients' /s es.stream.1
@@ -215,7 +228,8 @@ restart_server
 
 # The first round only warms the caches.
 for ((round = 0; round <= rounds; round++)); do
-	[ "$round" != 1 ] || sed -i '/^[a-z]*\.\(append\|dispatch\|stream\|feed\)\./d' "$raw"
+	[ "$round" != 1 ] || sed -i '/^[a-z]*\.\(busy\|append\|dispatch\|stream\|feed\)\./d' "$raw"
+	everywhere busy "$(short 16000)"
 	everywhere append "$(short 16000)"
 	everywhere dispatch "$(short 8000)"
 	everywhere stream "$(short 8000)"

@@ -52,8 +52,12 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-/* A set-based projection gets history in portions of this many events. */
-#define REPLAY_BATCH 10000
+/*
+ * A set-based projection gets history in portions of this many events: large,
+ * since a read model's row is written once in each, yet of a size that
+ * maintenance_work_mem has room for.
+ */
+#define REPLAY_BATCH 100000
 
 /* What an error in a handler is reported with. */
 typedef struct ProjectContext
@@ -126,8 +130,17 @@ es_projection_flush(EsProjectionRun *run)
 
 		if (projection->query && !projection->paused)
 		{
-			lock_projection(run->store, projection, ShareLock);
-			run_query(projection, run->rows);
+			MemoryContext caller = MemoryContextSwitchTo(run->context);
+			Tuplestorestate *selected = select_rows(projection, run->rows);
+
+			MemoryContextSwitchTo(caller);
+			if (tuplestore_tuple_count(selected) > 0)
+			{
+				lock_projection(run->store, projection, ShareLock);
+				run_query(projection, selected);
+			}
+			if (selected != run->rows)
+				tuplestore_end(selected);
 		}
 	}
 	tuplestore_end(run->rows);
@@ -378,37 +391,30 @@ handle_event(EsProjection *projection, const EsEvent *event)
 	error_context_stack = context.previous;
 }
 
-/* Run a set-based projection's statement over those of the events that it wants. */
+/* Run a set-based projection's statement over events that it wants. */
 static void
 run_query(EsProjection *projection, Tuplestorestate *rows)
 {
 	ErrorContextCallback context;
 	ProjectContext context_arg = {projection, NULL};
-	Tuplestorestate *selected;
 	int			nestlevel;
 	int			result;
 
+	context.callback = project_context;
+	context.arg = &context_arg;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	nestlevel = es_search_path_enter(projection->path);
 	SPI_connect();
-	selected = select_rows(projection, rows);
-	if (tuplestore_tuple_count(selected) > 0)
-	{
-		context.callback = project_context;
-		context.arg = &context_arg;
-		context.previous = error_context_stack;
-		error_context_stack = &context;
-		nestlevel = es_search_path_enter(projection->path);
 
-		es_projection_register_rows("es_new_events", es_extension()->event.tupdesc, selected);
-		result = SPI_execute_plan(es_projection_plan(projection), NULL, NULL, false, 0);
-		if (result < 0)
-			elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	es_projection_register_rows("es_new_events", es_extension()->event.tupdesc, rows);
+	result = SPI_execute_plan(es_projection_plan(projection), NULL, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
 
-		es_search_path_leave(nestlevel);
-		error_context_stack = context.previous;
-	}
-	if (selected != rows)
-		tuplestore_end(selected);
 	SPI_finish();
+	es_search_path_leave(nestlevel);
+	error_context_stack = context.previous;
 }
 
 /* The events that the projection's filters let through; all of them without a copy. */
@@ -544,7 +550,8 @@ receive_history(TupleTableSlot *slot, DestReceiver *self)
 	MemoryContext caller;
 	EsEvent		event;
 
-	es_event_from_slot(&event, slot);
+	es_event_start_from_slot(&event, slot,
+							 projection->query ? ES_EVENT_TYPE + 1 : ES_EVENT_COLUMNS);
 	if (!wants_event(projection, &event))
 		return true;
 	receiver->count++;
@@ -558,9 +565,8 @@ receive_history(TupleTableSlot *slot, DestReceiver *self)
 	else
 	{
 		if (receiver->rows == NULL)
-			receiver->rows = tuplestore_begin_heap(true, false, work_mem);
-		tuplestore_putvalues(receiver->rows, es_extension()->event.tupdesc, event.values,
-							 event.nulls);
+			receiver->rows = tuplestore_begin_heap(true, false, maintenance_work_mem);
+		tuplestore_puttupleslot(receiver->rows, slot);
 		if (++receiver->collected == REPLAY_BATCH)
 			flush_replay(receiver);
 	}

@@ -272,7 +272,7 @@ append_events(FunctionCallInfo fcinfo, text *stream, EsNewEvent *events, int nev
 
 	SPI_connect();
 	es_stream_lock(append.store, stream);
-	head = es_stream_read_head(append.store, stream);
+	head = es_stream_read_head(append.store, stream, has_expected ? expected : 0);
 	if (!already_appended(&append, has_expected, expected, head, &head))
 	{
 		EsEvent    *recorded;
@@ -285,6 +285,7 @@ append_events(FunctionCallInfo fcinfo, text *stream, EsNewEvent *events, int nev
 		{
 			head.version = DatumGetInt64(recorded[nevents - 1].values[ES_EVENT_VERSION]);
 			head.position = DatumGetInt64(recorded[nevents - 1].values[ES_EVENT_POSITION]);
+			es_stream_remember(append.store, stream, head.version);
 		}
 	}
 	SPI_finish();

@@ -406,7 +406,7 @@ execute_command(Dispatch *dispatch)
 	}
 
 	if (IsolationUsesXactSnapshot())
-		(void) es_stream_read_head(store, dispatch->stream);	/* or raise 40001 */
+		(void) es_stream_read_head(store, dispatch->stream, 0);	/* or raise 40001 */
 	fold = es_state_load(store, dispatch->handler->aggregate, dispatch->stream, PG_INT64_MAX);
 	before = fold->head;
 	if (dispatch->has_expected)
@@ -475,7 +475,7 @@ decide(Dispatch *dispatch, EsFold *fold, int *nevents)
 
 	/* only this transaction can have written to the stream */
 	if (appends != es_append_count() &&
-		es_stream_read_head(dispatch->store, dispatch->stream).version != fold->head.version)
+		es_stream_read_head(dispatch->store, dispatch->stream, fold->head.version).version != fold->head.version)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the handler of command \"%s\" wrote to the stream that it decides on",

@@ -73,6 +73,9 @@ typedef struct KeyColumn
 	Oid			collation;
 } KeyColumn;
 
+/* From this many events behind a believed end on, the end is looked for from behind. */
+#define FEW_EVENTS 32
+
 /* What the table is opened for. */
 typedef enum Use
 {
@@ -83,7 +86,6 @@ typedef enum Use
 /* A scan of one of the two indexes. */
 typedef struct LogScan
 {
-	Relation	table;
 	Relation	index;
 	IndexScanDesc desc;
 	TupleTableSlot *slot;
@@ -197,6 +199,9 @@ static void begin_scan(LogScan *scan, Relation table, Oid index, LOCKMODE mode,
 					   Snapshot snapshot, ScanKey keys, int nkeys);
 static bool next_row(LogScan *scan, bool backward);
 static void end_scan(LogScan *scan);
+static EsStreamHead head_of_row(TupleTableSlot *slot);
+static bool find_head_from(EsStore *store, Relation table, text *stream, int64 believed,
+						   Snapshot snapshot, LOCKMODE mode, EsStreamHead *head);
 static void stream_rows(Relation table, Oid index, ScanKey keys, int nkeys,
 						const EsLogRange *range, DestReceiver *dest);
 static void insert_rows(Relation table, const EsEvent *events, int nevents);
@@ -218,29 +223,53 @@ es_log_init(void)
 }
 
 EsStreamHead
-es_log_read_head(EsStore *store, text *stream, Snapshot snapshot, LOCKMODE mode)
+es_log_read_head(EsStore *store, text *stream, int64 believed, Snapshot snapshot, LOCKMODE mode)
 {
 	Relation	table = open_plain(store, READ, mode);
 	EsStreamHead head = {0, 0};
-	ScanKeyData key;
-	LogScan		scan;
 
 	if (table == NULL)
 		return select_head(store, stream, snapshot);
 
 	snapshot = RegisterSnapshot(snapshot);
-	begin_scan(&scan, table, store->log->stream_index, mode, snapshot, &key,
-			   stream_scan_key(&key, stream));
-	if (next_row(&scan, true))
+	if (believed <= 0 || !find_head_from(store, table, stream, believed, snapshot, mode, &head))
 	{
-		bool		isnull;
+		ScanKeyData key;
+		LogScan		scan;
 
-		head.version = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_VERSION + 1, &isnull));
-		head.position = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
+		begin_scan(&scan, table, store->log->stream_index, mode, snapshot, &key,
+				   stream_scan_key(&key, stream));
+		if (next_row(&scan, true))
+			head = head_of_row(scan.slot);
+		end_scan(&scan);
 	}
-	end_scan(&scan);
+	relation_close(table, NoLock);
 	UnregisterSnapshot(snapshot);
 	return head;
+}
+
+bool
+es_log_reaches(EsStore *store, text *stream, int64 version, Snapshot snapshot)
+{
+	Relation	table = open_plain(store, READ, AccessShareLock);
+	EsLogRange	range = {version, PG_INT64_MAX, 1, false};
+	ScanKeyData keys[3];
+	int			nkeys;
+	LogScan		scan;
+	bool		found;
+
+	if (table == NULL)
+		return select_head(store, stream, snapshot).version >= version;
+
+	snapshot = RegisterSnapshot(snapshot);
+	nkeys = stream_scan_key(keys, stream);
+	nkeys += range_scan_keys(keys + nkeys, 2, &range);
+	begin_scan(&scan, table, store->log->stream_index, AccessShareLock, snapshot, keys, nkeys);
+	found = next_row(&scan, false);
+	end_scan(&scan);
+	relation_close(table, NoLock);
+	UnregisterSnapshot(snapshot);
+	return found;
 }
 
 int64
@@ -262,6 +291,7 @@ es_log_last_position(EsStore *store, Snapshot snapshot)
 		position = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
 	}
 	end_scan(&scan);
+	relation_close(table, NoLock);
 	UnregisterSnapshot(snapshot);
 	return position;
 }
@@ -538,7 +568,6 @@ static void
 begin_scan(LogScan *scan, Relation table, Oid index, LOCKMODE mode, Snapshot snapshot,
 		   ScanKey keys, int nkeys)
 {
-	scan->table = table;
 	scan->index = index_open(index, mode);
 	scan->slot = table_slot_create(table, NULL);
 	scan->desc = es_index_beginscan(table, scan->index, snapshot, nkeys);
@@ -559,7 +588,45 @@ end_scan(LogScan *scan)
 	index_endscan(scan->desc);
 	ExecDropSingleTupleTableSlot(scan->slot);
 	index_close(scan->index, NoLock);
-	relation_close(scan->table, NoLock);
+}
+
+static EsStreamHead
+head_of_row(TupleTableSlot *slot)
+{
+	EsStreamHead head;
+	bool		isnull;
+
+	head.version = DatumGetInt64(slot_getattr(slot, ES_EVENT_VERSION + 1, &isnull));
+	head.position = DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION + 1, &isnull));
+	return head;
+}
+
+/*
+ * Find a stream's end by going forward from a version that it may have.  A scan
+ * backward from the end looks at all of the stream's entries on the index page
+ * that it begins with, which for a long stream is a page full; this one only at
+ * those behind the version.  Returns false where that is not so.
+ */
+static bool
+find_head_from(EsStore *store, Relation table, text *stream, int64 believed, Snapshot snapshot,
+			   LOCKMODE mode, EsStreamHead *head)
+{
+	EsLogRange	range = {believed, PG_INT64_MAX, PG_INT64_MAX, false};
+	ScanKeyData keys[3];
+	int			nkeys;
+	LogScan		scan;
+	int			count = 0;
+
+	nkeys = stream_scan_key(keys, stream);
+	nkeys += range_scan_keys(keys + nkeys, 2, &range);
+	begin_scan(&scan, table, store->log->stream_index, mode, snapshot, keys, nkeys);
+	while (count < FEW_EVENTS && next_row(&scan, false))
+	{
+		*head = head_of_row(scan.slot);
+		count++;
+	}
+	end_scan(&scan);
+	return count > 0 && count < FEW_EVENTS;
 }
 
 static void
@@ -579,6 +646,7 @@ stream_rows(Relation table, Oid index, ScanKey keys, int nkeys, const EsLogRange
 	}
 	dest->rShutdown(dest);
 	end_scan(&scan);
+	relation_close(table, NoLock);
 	UnregisterSnapshot(snapshot);
 }
 

@@ -30,11 +30,16 @@ typedef struct EsLogRange
 extern void es_log_init(void);
 
 /*
- * The end of a stream, as a snapshot shows it.  The lock is AccessShareLock, or
+ * The end of a stream, as a snapshot shows it.  A version at which the stream is
+ * believed to end (0: none) makes it cheaper to find, if it is there or not far
+ * behind; else it does no harm.  The lock is AccessShareLock, or
  * RowExclusiveLock for a writer, who needs it anyway.
  */
-extern EsStreamHead es_log_read_head(EsStore *store, text *stream, Snapshot snapshot,
-									 LOCKMODE mode);
+extern EsStreamHead es_log_read_head(EsStore *store, text *stream, int64 believed,
+									 Snapshot snapshot, LOCKMODE mode);
+
+/* Whether a stream reaches a version, as a snapshot shows it; under AccessShareLock. */
+extern bool es_log_reaches(EsStore *store, text *stream, int64 version, Snapshot snapshot);
 
 /* The last position in the log, as a snapshot shows it; 0 when it is empty. */
 extern int64 es_log_last_position(EsStore *store, Snapshot snapshot);

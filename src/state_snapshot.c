@@ -65,8 +65,8 @@ es_state_snapshot_use(EsFold *fold, int64 to_version)
 	bool		found;
 
 	/* most streams are too short to have one */
-	if (es_log_read_head(fold->store, fold->stream, GetActiveSnapshot(), AccessShareLock).version <
-			aggregate->snapshot_every ||
+	if (!es_log_reaches(fold->store, fold->stream, aggregate->snapshot_every,
+						GetActiveSnapshot()) ||
 		!may(fold->store, ACL_SELECT))
 		return false;
 

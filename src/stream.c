@@ -44,9 +44,25 @@ typedef struct LockCount
 	int			count;
 } LockCount;
 
+/*
+ * Where streams ended when this session saw them last.  Nobody relies on it: it
+ * tells where to look first, so an abort, a restore or another stream in the
+ * same place need not be noticed.
+ */
+typedef struct LastEnd
+{
+	uint64		stream;			/* hash of store and name */
+	int64		version;
+} LastEnd;
+
+#define MAX_LAST_ENDS 256
+
+static LastEnd last_ends[MAX_LAST_ENDS];
+
 static int	stream_locks = 0;	/* held by this transaction */
 static List *lock_counts = NIL; /* the same by subtransaction, innermost last; LockCount * */
 
+static uint64 hash_stream(EsStore *store, const text *stream);
 static LockAcquireResult acquire_stream(const LOCKTAG *tag);
 static void count_stream_lock(void);
 static void forget_stream_locks(XactEvent event, void *arg);
@@ -103,24 +119,37 @@ es_stream_lock(EsStore *store, const text *stream)
 		return;
 	}
 
-	es_lock_tag_key(&tag, ES_LOCK_CLASS_STREAM,
-					hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
-										VARSIZE_ANY_EXHDR(stream), store->event));
+	es_lock_tag_key(&tag, ES_LOCK_CLASS_STREAM, hash_stream(store, stream));
 	if (acquire_stream(&tag) != LOCKACQUIRE_ALREADY_HELD)
 		count_stream_lock();
 }
 
 EsStreamHead
-es_stream_read_head(EsStore *store, text *stream)
+es_stream_read_head(EsStore *store, text *stream, int64 believed)
 {
-	EsStreamHead head = es_log_read_head(store, stream, GetLatestSnapshot(),
-										 RowExclusiveLock);
+	uint64		hash = hash_stream(store, stream);
+	LastEnd    *last = &last_ends[hash % MAX_LAST_ENDS];
+	EsStreamHead head;
 
+	if (believed <= 0 && last->stream == hash)
+		believed = last->version;
+	head = es_log_read_head(store, stream, believed, GetLatestSnapshot(), RowExclusiveLock);
 	if (IsolationUsesXactSnapshot() &&
-		es_log_read_head(store, stream, GetTransactionSnapshot(), RowExclusiveLock).version !=
-			head.version)
+		es_log_read_head(store, stream, head.version, GetTransactionSnapshot(),
+						 RowExclusiveLock)
+				.version != head.version)
 		es_stream_serialization_failure(stream);
 	return head;
+}
+
+void
+es_stream_remember(EsStore *store, const text *stream, int64 version)
+{
+	uint64		hash = hash_stream(store, stream);
+	LastEnd    *last = &last_ends[hash % MAX_LAST_ENDS];
+
+	last->stream = hash;
+	last->version = version;
 }
 
 void
@@ -141,7 +170,7 @@ es_stream_version(PG_FUNCTION_ARGS)
 	EsStreamHead head;
 
 	es_stream_check_name(stream);
-	head = es_log_read_head(es_store_current(), stream, GetActiveSnapshot(), AccessShareLock);
+	head = es_log_read_head(es_store_current(), stream, 0, GetActiveSnapshot(), AccessShareLock);
 	PG_RETURN_INT64(head.version);
 }
 
@@ -170,6 +199,13 @@ es_read_stream(PG_FUNCTION_ARGS)
 	dest = es_event_set_begin(fcinfo);
 	es_log_read_stream(es_store_current(), stream, &range, dest);
 	return (Datum) 0;
+}
+
+static uint64
+hash_stream(EsStore *store, const text *stream)
+{
+	return hash_bytes_extended((const unsigned char *) VARDATA_ANY(stream),
+							   VARSIZE_ANY_EXHDR(stream), store->event);
 }
 
 /*

@@ -34,10 +34,14 @@ extern void es_stream_lock(EsStore *store, const text *stream);
 
 /*
  * Read a stream's end, as it is now and not as the statement's snapshot has
- * it.  The caller is connected to SPI and holds the stream's lock.  40001 when
- * the transaction's own snapshot is older than the stream's end.
+ * it.  The caller holds the stream's lock.  If there is a version at which it is
+ * believed to end, it may be found sooner; 0: none.  40001 when the transaction's
+ * own snapshot is older than the stream's end.
  */
-extern EsStreamHead es_stream_read_head(EsStore *store, text *stream);
+extern EsStreamHead es_stream_read_head(EsStore *store, text *stream, int64 believed);
+
+/* Remember where a stream ends, which this session then finds sooner the next time. */
+extern void es_stream_remember(EsStore *store, const text *stream, int64 version);
 
 /* 40001: in this isolation level nothing may be decided on an older state. */
 pg_noreturn extern void es_stream_serialization_failure(const text *stream);

@@ -4,7 +4,8 @@
 #		perl bench/docs.pl
 #
 # Between <!-- table PREFIX --> and <!-- end --> come the tables of bench/results
-# whose titles begin with PREFIX, or with <!-- table = TITLE --> that one; the plots are copied to docs.  What has no
+# whose titles begin with PREFIX, or with <!-- table = TITLE --> that one, and
+# between <!-- profile --> and <!-- end --> that of profile.sh; the plots are copied to docs.  What has no
 # results stays as it is.
 
 use strict;
@@ -60,6 +61,29 @@ sub table {
 	return $text;
 }
 
+# all calls of profile.csv in one table
+sub profile {
+	my (%share, %all, @calls, @parts);
+	open my $in, '<', 'bench/results/profile.csv' or return '';
+	<$in>;
+	while (<$in>) {
+		my ($call, $part, $instructions, $percent) = /^"(.*?)","(.*?)",(\d+),(\d*)/ or next;
+		push @calls, $call unless grep { $_ eq $call } @calls;
+		if ($part eq 'all of it') {
+			$all{$call} = $instructions;
+			next;
+		}
+		push @parts, $part unless grep { $_ eq $part } @parts;
+		$share{$call}{$part} = "$percent %";
+	}
+	my $text = '| share of the instructions | ' . join(' | ', @calls) . " |\n|---|" . '---:|' x @calls . "\n";
+	$text .= '| all of it | ' . join(' | ', map { number($all{$_}) } @calls) . " |\n";
+	for my $part (@parts) {
+		$text .= "| $part | " . join(' | ', map { $share{$_}{$part} // '' } @calls) . " |\n";
+	}
+	return $text;
+}
+
 for my $file ('docs/performance.md', 'README.md') {
 	open my $in, '<', $file or die "$file: $!";
 	my $text = do { local $/; <$in> };
@@ -69,6 +93,7 @@ for my $file ('docs/performance.md', 'README.md') {
 		my @found = $prefix =~ /^= (.*)/ ? grep { $_ eq $1 } @titles : grep { index($_, $prefix) == 0 } @titles;
 		$begin . (@found ? join("\n", map { table($_) } @found) : $old) . $end;
 	}gse;
+	$text =~ s{(<!-- profile -->\n)(.*?)(<!-- end -->)}{ $1 . (profile() || $2) . $3 }gse;
 	open my $out, '>', $file or die "$file: $!";
 	print $out $text;
 	close $out;

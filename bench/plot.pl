@@ -21,7 +21,7 @@ my %look = (
 	messagedb => [ 'message-db', '#c2410c', 'triangle' ],
 	emmett => [ 'Emmett', '#15803d', 'diamond' ],
 	es_anywhere => [ 'append, any stream', '#60a5fa', 'circle' ],
-	plain_anywhere => [ 'plain INSERT, the same', '#9ca3af', 'square' ],
+	plain_anywhere => [ 'plain INSERT, any stream', '#9ca3af', 'square' ],
 	dispatch => [ 'dispatch, any stream', '#0891b2', 'triangle' ],
 );
 
@@ -255,7 +255,7 @@ my @cost = have(map {
 	[ 'dispatch', 'es.dispatch' ]));
 if (@sizes > 1) {
 	$look{es}[0] = 'append, 5,000 streams';
-	$look{plain}[0] = 'plain INSERT, the same';
+	$look{plain}[0] = 'plain INSERT, 5,000 streams';
 	draw('size.svg', 860, 440, 'Cost of a call by the size of the store', sub {
 		panel(
 			x => 90, y => 70, width => 480, height => 290,

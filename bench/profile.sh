@@ -77,6 +77,7 @@ append_parts=(
 	'es_stream_read_head: find its end'
 	'es_append_record: number the events, draw positions'
 	'es_feed_register:   of which registering in flight'
+	'nextval_internal:   of which the sequence'
 	'es_log_insert: insert into table and indexes'
 )
 dispatch_parts=(
@@ -90,6 +91,8 @@ dispatch_parts=(
 	'es_log_insert: insert into table and indexes, with projections'
 	'es_project:   of which projections'
 	'es_state_keep: keep the state'
+	'es_event_to_datum: the events of the result'
+	'GetSnapshotData: taking snapshots, anywhere'
 )
 for setting in es_none es_handler; do
 	echo "event_sourcing.store = '$setting'" >>"$ES_PGDATA/postgresql.conf"

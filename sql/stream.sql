@@ -130,6 +130,45 @@ SELECT count(*) FROM (TABLE stream_test.event EXCEPT ALL
 	 UNION ALL SELECT * FROM es_read_stream('order-10') UNION ALL SELECT * FROM es_read_stream('order-', backward => true))) AS missing;
 
 -- ---------------------------------------------------------------------------
+-- The end
+-- ---------------------------------------------------------------------------
+
+-- A session remembers where the streams ended that it wrote to, to find their
+-- ends sooner, and never believes it: whatever happened meanwhile, the next
+-- version is one more than the last that is there.
+SELECT version FROM es_append('end-1', ARRAY(SELECT es_new_event('counted') FROM generate_series(1, 40)));
+-- rolled back
+BEGIN;
+SELECT version FROM es_append('end-1', 'counted', '{}');
+SAVEPOINT before;
+SELECT version FROM es_append('end-1', ARRAY(SELECT es_new_event('counted') FROM generate_series(1, 100)));
+ROLLBACK TO before;
+SELECT version FROM es_append('end-1', 'counted', '{}');
+ROLLBACK;
+SELECT version FROM es_append('end-1', 'counted', '{}');
+-- a wrong version, far before and far behind the end
+SELECT version FROM es_append('end-1', 'counted', '{}', expected_version => 1);
+SELECT version FROM es_append('end-1', 'counted', '{}', expected_version => 40);
+SELECT version FROM es_append('end-1', 'counted', '{}', expected_version => 4000);
+SELECT version FROM es_append('end-1', 'counted', '{}', expected_version => 41);
+-- a log that was put back to an earlier state
+BEGIN;
+SET LOCAL session_replication_role = replica;
+ALTER TABLE stream_test.event DISABLE TRIGGER ALL;
+DELETE FROM stream_test.event WHERE stream = 'end-1' AND version > 5;
+ALTER TABLE stream_test.event ENABLE TRIGGER event_guard_insert, ENABLE ALWAYS TRIGGER event_guard_change;
+COMMIT;
+SELECT version FROM es_append('end-1', 'counted', '{}');
+-- and one that went on far without this session
+BEGIN;
+SET LOCAL session_replication_role = replica;
+INSERT INTO stream_test.event (position, stream, version, type, data, event_id, recorded_at)
+SELECT nextval('stream_test.event_position'), 'end-1', v, 'counted', '{}', gen_random_uuid(), now() FROM generate_series(7, 500) v;
+COMMIT;
+SELECT version FROM es_append('end-1', 'counted', '{}');
+SELECT count(*) = max(version) AND min(version) = 1 AS complete FROM es_read_stream('end-1');
+
+-- ---------------------------------------------------------------------------
 -- Category
 -- ---------------------------------------------------------------------------
 

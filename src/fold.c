@@ -22,6 +22,7 @@
 #include "extension.h"
 #include "fold.h"
 #include "log.h"
+#include "row_receiver.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -52,8 +53,6 @@ static void apply_fields(EsFold *fold, EsFieldCall *call, const EsEvent *event, 
 static void give_envelope(TupleTableSlot *slot, const EsEvent *event);
 pg_noreturn static void null_state(const EsApply *apply);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
-static void start_rows(DestReceiver *self, int operation, TupleDesc tupdesc);
-static void end_rows(DestReceiver *self);
 static void apply_context(void *arg);
 
 EsFold *
@@ -110,11 +109,7 @@ es_fold_read(EsFold *fold, int64 to_version)
 	/* from the fold's own version on, to see that it is still there */
 	EsLogRange	range = {Max(fold->head.version, 1), to_version, PG_INT64_MAX, false};
 
-	receiver.pub.receiveSlot = receive_row;
-	receiver.pub.rStartup = start_rows;
-	receiver.pub.rShutdown = end_rows;
-	receiver.pub.rDestroy = end_rows;
-	receiver.pub.mydest = DestNone;
+	es_row_receiver_init(&receiver.pub, receive_row);
 	receiver.fold = fold;
 	receiver.verify = (fold->head.version > 0);
 	receiver.context = error_context_stack;
@@ -319,16 +314,6 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		fold->visit(fold, &event, fold->visit_arg);
 	error_context_stack = context;
 	return true;
-}
-
-static void
-start_rows(DestReceiver *self, int operation, TupleDesc tupdesc)
-{
-}
-
-static void
-end_rows(DestReceiver *self)
-{
 }
 
 static void

@@ -39,6 +39,7 @@
 #include "projection_definition.h"
 #include "retired.h"
 #include "routine.h"
+#include "row_receiver.h"
 #include "spi_plan.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -92,8 +93,6 @@ static EsProjection *lock_for_rebuild(EsStore *store, char *name);
 static void empty_targets(EsProjection *projection);
 static int64 replay(EsStore *store, EsProjection *projection, int64 after, int64 upto);
 static bool receive_history(TupleTableSlot *slot, DestReceiver *self);
-static void start_history(DestReceiver *self, int operation, TupleDesc tupdesc);
-static void end_history(DestReceiver *self);
 static void flush_replay(ReplayReceiver *receiver);
 static int64 compare_rebuilt(EsStore *store, char *name);
 static Tuplestorestate *read_target(const char *target, TupleDesc tupdesc);
@@ -521,11 +520,7 @@ replay(EsStore *store, EsProjection *projection, int64 after, int64 upto)
 	ReplayReceiver receiver = {0};
 	EsLogRange	range = {after + 1, upto, PG_INT64_MAX, false};
 
-	receiver.pub.receiveSlot = receive_history;
-	receiver.pub.rStartup = start_history;
-	receiver.pub.rShutdown = end_history;
-	receiver.pub.rDestroy = end_history;
-	receiver.pub.mydest = DestNone;
+	es_row_receiver_init(&receiver.pub, receive_history);
 	receiver.store = store;
 	receiver.projection = projection;
 	receiver.error_context = error_context_stack;
@@ -573,16 +568,6 @@ receive_history(TupleTableSlot *slot, DestReceiver *self)
 	MemoryContextSwitchTo(caller);
 	error_context_stack = context;
 	return true;
-}
-
-static void
-start_history(DestReceiver *self, int operation, TupleDesc tupdesc)
-{
-}
-
-static void
-end_history(DestReceiver *self)
-{
 }
 
 static void

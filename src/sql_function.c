@@ -32,7 +32,7 @@
 #include "executor/functions.h"
 #include "funcapi.h"
 #include "nodes/nodeFuncs.h"
-#include "rewrite/rewriteHandler.h"
+#include "row_receiver.h"
 #include "sql_function.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
@@ -90,8 +90,6 @@ static bool is_lazy(const PlannedStmt *statement);
 static void run_statement(EsSqlFunction *function, PlannedStmt *statement, const char *source,
 						  ParamListInfo params, DestReceiver *dest);
 static bool receive_result(TupleTableSlot *slot, DestReceiver *self);
-static void start_result(DestReceiver *self, int operation, TupleDesc tupdesc);
-static void end_result(DestReceiver *self);
 static void body_context(void *arg);
 
 EsSqlFunction *
@@ -138,11 +136,7 @@ es_sql_function_call(EsSqlFunction *function, ParamListInfo params, bool *isnull
 	bool		pushed = false;
 	ListCell   *cell;
 
-	receiver.pub.receiveSlot = receive_result;
-	receiver.pub.rStartup = start_result;
-	receiver.pub.rShutdown = end_result;
-	receiver.pub.rDestroy = end_result;
-	receiver.pub.mydest = DestNone;
+	es_row_receiver_init(&receiver.pub, receive_result);
 	receiver.function = function;
 	receiver.context = CurrentMemoryContext;
 	receiver.isnull = true;
@@ -421,16 +415,6 @@ receive_result(TupleTableSlot *slot, DestReceiver *self)
 	}
 	MemoryContextSwitchTo(caller);
 	return true;
-}
-
-static void
-start_result(DestReceiver *self, int operation, TupleDesc tupdesc)
-{
-}
-
-static void
-end_result(DestReceiver *self)
-{
 }
 
 /* The server's own words for an error in a SQL function. */

@@ -63,17 +63,21 @@ sub table {
 
 # all calls of profile.csv in one table
 sub profile {
-	my (%share, %all, @calls, @parts);
+	my (%share, %all, @calls, @parts, $place);
 	open my $in, '<', 'bench/results/profile.csv' or return '';
 	<$in>;
 	while (<$in>) {
 		my ($call, $part, $instructions, $percent) = /^"(.*?)","(.*?)",(\d+),(\d*)/ or next;
 		push @calls, $call unless grep { $_ eq $call } @calls;
 		if ($part eq 'all of it') {
+			$place = 0;
 			$all{$call} = $instructions;
 			next;
 		}
-		push @parts, $part unless grep { $_ eq $part } @parts;
+		# where the call has it: after the part before it, and what belongs to that
+		$place++ while $part !~ /^ / && ($parts[$place] // '') =~ /^ /;
+		splice @parts, $place, 0, $part unless grep { $_ eq $part } @parts;
+		($place) = map { $_ + 1 } grep { $parts[$_] eq $part } 0 .. $#parts;
 		$share{$call}{$part} = "$percent %";
 	}
 	my $text = '| share of the instructions | ' . join(' | ', @calls) . " |\n|---|" . '---:|' x @calls . "\n";

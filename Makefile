@@ -57,7 +57,8 @@ endif
 
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
-ifeq ($(wildcard $(PGXS)),)
+# Debian's server package brings PGXS without the headers.
+ifeq ($(and $(wildcard $(PGXS)),$(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)),)
 $(error no server headers for "$(PG_CONFIG)": install postgresql-server-dev-NN, or set PG_CONFIG)
 endif
 

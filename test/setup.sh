@@ -32,7 +32,10 @@ missing_packages() {
 		case $need in
 			build)
 				{ have make && have gcc; } || echo build-essential
-				[ -f "$("$config" --pgxs 2>/dev/null)" ] || echo "postgresql-server-dev-$major"
+				# Debian's server package brings the makefiles of PGXS without the headers.
+				{ [ -f "$("$config" --pgxs 2>/dev/null)" ] &&
+					[ -f "$("$config" --includedir-server 2>/dev/null)/postgres.h" ]; } ||
+					echo "postgresql-server-dev-$major"
 				[ -x "$("$config" --bindir 2>/dev/null)/postgres" ] || echo "postgresql-$major"
 				;;
 			tap)

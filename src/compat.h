@@ -31,6 +31,13 @@
 	pg_namespace_aclcheck((schema), (role), (mode))
 #endif
 
+/* 16: SET ROLE became a right of its own within a membership */
+#if PG_VERSION_NUM >= 160000
+#define es_may_become(member, role)		member_can_set_role((member), (role))
+#else
+#define es_may_become(member, role)		is_member_of_role((member), (role))
+#endif
+
 /* 17: LockHeldByMe() can also look for stronger modes */
 #if PG_VERSION_NUM >= 170000
 #define es_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode), false)

@@ -10,7 +10,7 @@
 
 #include "store.h"
 
-#define ES_DEFINITION_MAX_COLUMNS 12
+#define ES_DEFINITION_MAX_COLUMNS 24
 
 /* What every kind's set of definitions begins with. */
 typedef struct EsDefinitions

@@ -88,6 +88,7 @@ static void handle_event(EsProjection *projection, const EsEvent *event);
 static void run_query(EsProjection *projection, Tuplestorestate *rows);
 static Tuplestorestate *select_rows(EsProjection *projection, Tuplestorestate *rows);
 static bool wants_event(EsProjection *projection, const EsEvent *event);
+static bool runs_inline(const EsProjection *projection);
 static void lock_projection(EsStore *store, EsProjection *projection, LOCKMODE mode);
 static EsProjection *lock_for_rebuild(EsStore *store, char *name);
 static void empty_targets(EsProjection *projection);
@@ -127,7 +128,7 @@ es_projection_flush(EsProjectionRun *run)
 	{
 		EsProjection *projection = lfirst(cell);
 
-		if (projection->query && !projection->paused)
+		if (projection->query && runs_inline(projection))
 		{
 			MemoryContext caller = MemoryContextSwitchTo(run->context);
 			Tuplestorestate *selected = select_rows(projection, run->rows);
@@ -298,7 +299,7 @@ run_handlers(EsStore *store, const EsEvent *event)
 		EsProjection *projection = lfirst(cell);
 		MemoryContext caller;
 
-		if (projection->query || projection->paused || !wants_event(projection, event))
+		if (projection->query || !runs_inline(projection) || !wants_event(projection, event))
 			continue;
 		if (context == NULL)
 			context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing projection",
@@ -325,7 +326,7 @@ collect_event(EsProjectionRun *run, const EsEvent *event)
 	{
 		EsProjection *projection = lfirst(cell);
 
-		if (projection->query && !projection->paused && wants_event(projection, event))
+		if (projection->query && runs_inline(projection) && wants_event(projection, event))
 			wanted = true;
 	}
 	if (!wanted)
@@ -347,12 +348,10 @@ collect_event(EsProjectionRun *run, const EsEvent *event)
 static void
 handle_event(EsProjection *projection, const EsEvent *event)
 {
-	EsProjectionHandler *handler;
+	EsOverload *handler;
 	ErrorContextCallback context;
 	ProjectContext context_arg = {projection, event};
 	EsHandling	handling;
-	Datum		args[ES_ROUTINE_MAX_ARGS];
-	bool		nulls[ES_ROUTINE_MAX_ARGS] = {false, false, false};
 	bool		isnull;
 	int			nestlevel;
 
@@ -362,15 +361,7 @@ handle_event(EsProjection *projection, const EsEvent *event)
 	error_context_stack = &context;
 	nestlevel = es_search_path_enter(projection->path);
 
-	handler = es_projection_handler(projection, DatumGetTextPP(event->values[ES_EVENT_TYPE]));
-	if (handler->event_type == es_extension()->event.oid)
-		args[0] = es_event_to_datum(event);
-	else
-		args[0] = es_composite_from_jsonb(es_composite(handler->event_type),
-										  DatumGetJsonbP(event->values[ES_EVENT_DATA]));
-	if (handler->takes_envelope)
-		args[1] = es_event_to_datum(event);
-
+	handler = es_overload(&projection->handlers, DatumGetTextPP(event->values[ES_EVENT_TYPE]));
 	handling.correlation_id = NULL;
 	if (!event->nulls[ES_EVENT_CORRELATION_ID])
 		handling.correlation_id = DatumGetUUIDP(event->values[ES_EVENT_CORRELATION_ID]);
@@ -378,7 +369,7 @@ handle_event(EsProjection *projection, const EsEvent *event)
 	es_handling_begin(&handling);
 	PG_TRY();
 	{
-		(void) es_routine_call(handler->routine, args, nulls, &isnull);
+		(void) es_overload_call(handler, (Datum) 0, event, &isnull);
 	}
 	PG_FINALLY();
 	{
@@ -424,7 +415,7 @@ select_rows(EsProjection *projection, Tuplestorestate *rows)
 	Tuplestorestate *selected;
 	TupleTableSlot *slot;
 
-	if (projection->types == NIL && projection->categories == NIL)
+	if (projection->filter.types == NIL && projection->filter.categories == NIL)
 		return rows;
 	selected = tuplestore_begin_heap(true, false, work_mem);
 	slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
@@ -441,15 +432,17 @@ select_rows(EsProjection *projection, Tuplestorestate *rows)
 	return selected;
 }
 
-/* Do the projection's filters let an event through, and is there something to run for it? */
 static bool
 wants_event(EsProjection *projection, const EsEvent *event)
 {
-	text	   *type = DatumGetTextPP(event->values[ES_EVENT_TYPE]);
-	text	   *stream = DatumGetTextPP(event->values[ES_EVENT_STREAM]);
+	return es_projection_wants(projection, DatumGetTextPP(event->values[ES_EVENT_TYPE]),
+							   DatumGetTextPP(event->values[ES_EVENT_STREAM]));
+}
 
-	return es_projection_selects(projection, type, stream) &&
-		(projection->query || es_projection_handler(projection, type) != NULL);
+static bool
+runs_inline(const EsProjection *projection)
+{
+	return !projection->async && !projection->paused;
 }
 
 static void
@@ -480,7 +473,8 @@ lock_for_rebuild(EsStore *store, char *name)
 	lock_projection(store, es_projection_by_name(store, name), ExclusiveLock);
 	AcceptInvalidationMessages();
 	projection = es_projection_by_name(store, name);
-	es_projection_require_handler(projection);
+	if (projection->handler)
+		es_overload_require(&projection->handlers);
 	return projection;
 }
 

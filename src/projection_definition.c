@@ -28,23 +28,6 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-typedef struct HandlerEntry
-{
-	char		type[NAMEDATALEN];	/* hash key: the event type */
-	bool		exists;
-	EsProjectionHandler handler;
-} HandlerEntry;
-
-/* Looking for a handler. */
-typedef struct HandlerSearch
-{
-	const char *type;			/* NULL: any */
-	Oid			function;
-	Oid			event_type;
-	bool		takes_envelope;
-	Oid			generic;		/* handler(es_event), the second choice */
-} HandlerSearch;
-
 static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.projection"
 	" (name, handler, query, mode, targets, types, categories, search_path)"
@@ -72,12 +55,9 @@ static const char projection_trigger[] =
 
 static void *read_projection(const Datum *values, const bool *nulls);
 static int	compare_ids(const ListCell *a, const ListCell *b);
-static bool visit_handler(Form_pg_proc function, void *arg);
-static bool has_name(List *names, const char *name, int length);
-static void require_overload(const EsFunctionScope *scope, const char *handler);
 static void check_query(const char *query, const EsSearchPath *path);
 static Datum target_names(ArrayType *targets);
-static Datum name_list(FunctionCallInfo fcinfo, int arg, const char *what);
+static void find_handlers(EsProjection *projection);
 static void free_plan(void *plan);
 
 static const EsDefinitionTable projection_table = {
@@ -85,7 +65,7 @@ static const EsDefinitionTable projection_table = {
 	.set_size = sizeof(EsDefinitions),
 	.read = read_projection,
 	.compare = compare_ids,
-	.ncolumns = 9,
+	.ncolumns = 11,
 	.columns = {
 		{"name", TEXTOID, true},
 		{"id", INT8OID, true},
@@ -96,6 +76,8 @@ static const EsDefinitionTable projection_table = {
 		{"categories", TEXTARRAYOID, false},
 		{"paused_at", INT8OID, false},
 		{"search_path", TEXTARRAYOID, true},
+		{"mode", TEXTOID, true},
+		{"owner", TEXTOID, true},
 	},
 };
 
@@ -140,15 +122,20 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[2] = query ? CStringGetTextDatum(query) : (Datum) 0;
 	values[3] = CStringGetTextDatum(mode);
 	values[4] = PG_ARGISNULL(3) ? (Datum) 0 : target_names(PG_GETARG_ARRAYTYPE_P(3));
-	values[5] = name_list(fcinfo, 5, "types");
-	values[6] = name_list(fcinfo, 6, "categories");
+	values[5] = es_filter_argument(fcinfo, 5, "types");
+	values[6] = es_filter_argument(fcinfo, 6, "categories");
 	values[7] = PointerGetDatum(path_names);
 	for (int i = 0; i < lengthof(values); i++)
 		nulls[i] = DatumGetPointer(values[i]) == NULL ? 'n' : ' ';
 
 	SPI_connect();
 	if (handler)
-		require_overload(es_function_scope(handler, InvalidOid, path), handler);
+	{
+		EsProjection projection = {.context = CurrentMemoryContext,.name = name,.handler = handler,.path = path};
+
+		find_handlers(&projection);
+		es_overload_require(&projection.handlers);
+	}
 	else
 		check_query(query, path);
 
@@ -221,80 +208,11 @@ es_projection_by_name(EsStore *store, const char *name)
 	return NULL;
 }
 
-EsProjectionHandler *
-es_projection_handler(EsProjection *projection, const text *type)
-{
-	char		name[NAMEDATALEN] = {0};
-	int			length = VARSIZE_ANY_EXHDR(type);
-	HandlerSearch search = {0};
-	HandlerEntry *entry;
-	EsRoutine  *routine = NULL;
-
-	/* a name that is too long for a type is like any that has no overload */
-	if (length < NAMEDATALEN)
-		memcpy(name, VARDATA_ANY(type), length);
-	if (projection->handlers == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = NAMEDATALEN;
-		ctl.entrysize = sizeof(HandlerEntry);
-		ctl.hcxt = projection->context;
-		projection->handlers = hash_create("event_sourcing handlers", 32, &ctl,
-										   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	entry = hash_search(projection->handlers, name, HASH_FIND, NULL);
-	if (entry)
-		return entry->exists ? &entry->handler : NULL;
-
-	search.type = name;
-	es_function_scan(projection->scope, visit_handler, &search);
-	if (!OidIsValid(search.function) && OidIsValid(search.generic))
-	{
-		search.function = search.generic;
-		search.event_type = es_extension()->event.oid;
-	}
-
-	/* nothing is entered before it is complete: an error must come again */
-	if (OidIsValid(search.function))
-	{
-		routine = es_routine(projection->context, search.function);
-		if (es_routine_returns_set(routine))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("function %s must not return a set", es_routine_name(routine)),
-					 errdetail("It is a handler of projection \"%s\".", projection->name)));
-	}
-	entry = hash_search(projection->handlers, name, HASH_ENTER, NULL);
-	entry->exists = (routine != NULL);
-	entry->handler.routine = routine;
-	entry->handler.event_type = search.event_type;
-	entry->handler.takes_envelope = search.takes_envelope;
-	return entry->exists ? &entry->handler : NULL;
-}
-
-void
-es_projection_require_handler(EsProjection *projection)
-{
-	if (projection->handler)
-		require_overload(projection->scope, projection->handler);
-}
-
 bool
-es_projection_selects(EsProjection *projection, const text *type, const text *stream)
+es_projection_wants(EsProjection *projection, const text *type, const text *stream)
 {
-	if (projection->types != NIL &&
-		!has_name(projection->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
-		return false;
-	if (projection->categories != NIL)
-	{
-		const char *name = VARDATA_ANY(stream);
-		int			length = VARSIZE_ANY_EXHDR(stream);
-		const char *dash = memchr(name, '-', length);
-
-		return has_name(projection->categories, name, dash ? (int) (dash - name) : length);
-	}
-	return true;
+	return es_filter_selects(&projection->filter, type, stream) &&
+		(projection->query || es_overload(&projection->handlers, type) != NULL);
 }
 
 SPIPlanPtr
@@ -383,14 +301,27 @@ read_projection(const Datum *values, const bool *nulls)
 	projection->handler = es_definition_string(values, nulls, 2);
 	projection->query = es_definition_string(values, nulls, 3);
 	projection->targets = es_definition_list(values, nulls, 4);
-	projection->types = es_definition_list(values, nulls, 5);
-	projection->categories = es_definition_list(values, nulls, 6);
+	projection->filter.types = es_definition_list(values, nulls, 5);
+	projection->filter.categories = es_definition_list(values, nulls, 6);
 	projection->paused = !nulls[7];
 	projection->paused_at = nulls[7] ? 0 : DatumGetInt64(values[7]);
 	projection->path = es_search_path_read(DatumGetArrayTypeP(values[8]));
+	projection->async = strcmp(es_definition_string(values, nulls, 9), "async") == 0;
+	projection->owner = es_definition_string(values, nulls, 10);
 	if (projection->handler)
-		projection->scope = es_function_scope(projection->handler, InvalidOid, projection->path);
+		find_handlers(projection);
 	return projection;
+}
+
+static void
+find_handlers(EsProjection *projection)
+{
+	EsOverloads *handlers = &projection->handlers;
+
+	handlers->context = projection->context;
+	handlers->name = projection->handler;
+	handlers->owner = psprintf("projection \"%s\"", projection->name);
+	handlers->scope = es_function_scope(projection->handler, InvalidOid, projection->path);
 }
 
 static int
@@ -400,61 +331,6 @@ compare_ids(const ListCell *a, const ListCell *b)
 	int64		b_id = ((const EsProjection *) lfirst(b))->id;
 
 	return a_id < b_id ? -1 : a_id > b_id;
-}
-
-/* handler(event), handler(event, es_event), or handler(es_event) */
-static bool
-visit_handler(Form_pg_proc function, void *arg)
-{
-	HandlerSearch *search = arg;
-	Oid		   *argtypes = function->proargtypes.values;
-	Oid			envelope = es_extension()->event.oid;
-
-	if (function->pronargs < 1 || function->pronargs > 2 ||
-		(function->pronargs == 2 && argtypes[1] != envelope))
-		return false;
-	if (argtypes[0] == envelope)
-	{
-		if (function->pronargs == 1 && !OidIsValid(search->generic))
-			search->generic = function->oid;
-		return search->type == NULL && OidIsValid(search->generic);
-	}
-	if (!es_composite_is_named(argtypes[0], search->type))
-		return false;
-	search->function = function->oid;
-	search->event_type = argtypes[0];
-	search->takes_envelope = (function->pronargs == 2);
-	return true;
-}
-
-static bool
-has_name(List *names, const char *name, int length)
-{
-	ListCell   *cell;
-
-	foreach(cell, names)
-	{
-		const char *other = lfirst(cell);
-
-		if (strncmp(other, name, length) == 0 && other[length] == '\0')
-			return true;
-	}
-	return false;
-}
-
-/* Most likely a misspelled name: a handler without a single overload. */
-static void
-require_overload(const EsFunctionScope *scope, const char *handler)
-{
-	HandlerSearch search = {0};
-
-	es_function_scan(scope, visit_handler, &search);
-	if (!OidIsValid(search.function) && !OidIsValid(search.generic))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function \"%s\" handles no type of event", handler),
-				 errhint("Create function %s(<event type>), %s(<event type>, es_event), or %s(es_event).",
-						 handler, handler, handler)));
 }
 
 /* When the definitions are freed, so is the plan. */
@@ -515,22 +391,4 @@ target_names(ArrayType *targets)
 		elements[i] = CStringGetTextDatum(name);
 	}
 	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
-/* An array of names; 0 for NULL. */
-static Datum
-name_list(FunctionCallInfo fcinfo, int arg, const char *what)
-{
-	if (PG_ARGISNULL(arg))
-		return (Datum) 0;
-	if (array_contains_nulls(PG_GETARG_ARRAYTYPE_P(arg)))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not contain NULL", what)));
-	if (ARR_NDIM(PG_GETARG_ARRAYTYPE_P(arg)) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a one-dimensional array that is not empty", what),
-				 errhint("Leave it out to select all.")));
-	return PointerGetDatum(PG_GETARG_ARRAYTYPE_P(arg));
 }

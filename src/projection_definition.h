@@ -10,9 +10,10 @@
 
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "filter.h"
+#include "overload.h"
 #include "routine.h"
 #include "store.h"
-#include "utils/hsearch.h"
 
 /* A projection as a session has loaded it; usable to the end of the transaction. */
 typedef struct EsProjection
@@ -21,25 +22,17 @@ typedef struct EsProjection
 	char	   *name;
 	int64		id;
 	char	   *handler;		/* NULL: set-based */
-	EsFunctionScope *scope;		/* of the handler */
 	char	   *query;			/* NULL: by handler */
 	SPIPlanPtr	plan;			/* of the query; NULL: not prepared yet */
 	List	   *targets;		/* qualified names (char *) of its tables */
-	List	   *types;			/* char *; NIL: all */
-	List	   *categories;		/* char *; NIL: all */
-	bool		paused;
+	EsFilter	filter;
+	bool		async;			/* run by a subscription of its name, not by the append */
+	bool		paused;			/* inline: */
 	int64		paused_at;		/* position of the last event it has seen */
+	char	   *owner;			/* async: the role that it runs as */
 	EsSearchPath *path;			/* its code runs under it */
-	HTAB	   *handlers;		/* by event type */
+	EsOverloads handlers;
 } EsProjection;
-
-/* What handles a type of event. */
-typedef struct EsProjectionHandler
-{
-	EsRoutine  *routine;
-	Oid			event_type;		/* a composite type, or es_event */
-	bool		takes_envelope; /* handler(event, es_event) */
-} EsProjectionHandler;
 
 /* All projections of a store (EsProjection *), in the order of their ids. */
 extern List *es_projections(EsStore *store);
@@ -47,14 +40,8 @@ extern List *es_projections(EsStore *store);
 /* 42704 when there is none. */
 extern EsProjection *es_projection_by_name(EsStore *store, const char *name);
 
-/* The overload for a type of event, NULL when there is none. */
-extern EsProjectionHandler *es_projection_handler(EsProjection *projection, const text *type);
-
-/* 42883 when its handler has no overload at all any more. */
-extern void es_projection_require_handler(EsProjection *projection);
-
-/* Whether the projection's filters let an event through. */
-extern bool es_projection_selects(EsProjection *projection, const text *type, const text *stream);
+/* Whether its filter lets an event through, and there is something to run for it. */
+extern bool es_projection_wants(EsProjection *projection, const text *type, const text *stream);
 
 /*
  * The saved plan of a set-based projection.  Connected to SPI, with the

@@ -41,7 +41,8 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-const char *const es_definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection"};
+const char *const es_definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection",
+																		"subscription"};
 
 /* An entry outlives the EsStore that it points to. */
 typedef struct StoreEntry
@@ -61,6 +62,12 @@ static const char *const store_relations[] = {
 	"snapshot",
 	"receipt",
 	"projection",
+	"subscription",
+	"checkpoint",
+	"parked_event",
+	"consumer",
+	"process",
+	"schedule",
 };
 
 static HTAB *stores = NULL;		/* in TopMemoryContext */
@@ -134,9 +141,105 @@ static const char store_tables[] =
 	"	types text[],"
 	"	categories text[],"
 	"	paused_at bigint,"
-	"	search_path text[] NOT NULL);"
+	"	search_path text[] NOT NULL,"
+	"	owner text NOT NULL DEFAULT current_user);"
+	"ALTER TABLE @store@.projection ADD COLUMN IF NOT EXISTS owner text NOT NULL DEFAULT current_user;"
 	"COMMENT ON TABLE @store@.projection IS 'projections, defined by es_create_projection()';"
-	"COMMENT ON COLUMN @store@.projection.paused_at IS 'NULL: running; else the position of the last event that it has seen';";
+	"COMMENT ON COLUMN @store@.projection.paused_at IS 'NULL: running; else the position of the last event that it has seen';"
+	"COMMENT ON COLUMN @store@.projection.owner IS 'the role that an async projection runs as';"
+
+	/* definitions, which change seldom; what changes with every batch is in checkpoint */
+	"CREATE TABLE IF NOT EXISTS @store@.subscription ("
+	"	name text COLLATE \"C\" PRIMARY KEY,"
+	"	id bigint GENERATED ALWAYS AS IDENTITY,"
+	"	kind text NOT NULL,"
+	"	categories text[],"
+	"	types text[],"
+	"	stream text COLLATE \"C\","
+	"	from_position bigint NOT NULL,"
+	"	partitions int NOT NULL,"
+	"	max_retries int NOT NULL,"
+	"	on_error text NOT NULL,"
+	"	lease interval,"
+	"	handler text,"
+	"	state_type text,"
+	"	handle_function text,"
+	"	apply_function text,"
+	"	refused_function text,"
+	"	initial_state text,"
+	"	paused boolean NOT NULL DEFAULT false,"
+	"	resets bigint NOT NULL DEFAULT 0,"
+	"	search_path text[] NOT NULL,"
+	"	owner text NOT NULL DEFAULT current_user);"
+	"COMMENT ON TABLE @store@.subscription IS 'subscriptions: async projections, event handlers, process managers, and those that consumers pull';"
+	"COMMENT ON COLUMN @store@.subscription.owner IS 'the role that its handlers run as';"
+
+	"CREATE TABLE IF NOT EXISTS @store@.checkpoint ("
+	"	subscription text COLLATE \"C\" NOT NULL,"
+	"	partition int NOT NULL,"
+	"	position bigint NOT NULL,"
+	"	stopped boolean NOT NULL DEFAULT false,"
+	"	failed_position bigint,"
+	"	attempts int NOT NULL DEFAULT 0,"
+	"	retry_at timestamptz,"
+	"	last_error text,"
+	"	last_error_at timestamptz,"
+	"	consumer text COLLATE \"C\","
+	"	leased_until timestamptz,"
+	"	leased_to bigint,"
+	"	updated_at timestamptz NOT NULL,"
+	"	PRIMARY KEY (subscription, partition)) WITH (fillfactor = 50);"
+	"COMMENT ON TABLE @store@.checkpoint IS 'how far each partition of a subscription is: the position of the last event that is done';"
+
+	"CREATE TABLE IF NOT EXISTS @store@.parked_event ("
+	"	subscription text COLLATE \"C\" NOT NULL,"
+	"	position bigint NOT NULL,"
+	"	partition int NOT NULL,"
+	"	stream text COLLATE \"C\" NOT NULL,"
+	"	version bigint NOT NULL,"
+	"	type text COLLATE \"C\" NOT NULL,"
+	"	state text NOT NULL,"
+	"	reason text,"
+	"	attempts int NOT NULL,"
+	"	consumer text COLLATE \"C\","
+	"	parked_at timestamptz NOT NULL,"
+	"	PRIMARY KEY (subscription, position));"
+	"COMMENT ON TABLE @store@.parked_event IS 'events that a subscription has put aside, and those of the same streams that wait behind them';"
+
+	"CREATE TABLE IF NOT EXISTS @store@.consumer ("
+	"	subscription text COLLATE \"C\" NOT NULL,"
+	"	name text COLLATE \"C\" NOT NULL,"
+	"	seen_at timestamptz NOT NULL,"
+	"	PRIMARY KEY (subscription, name)) WITH (fillfactor = 50);"
+	"COMMENT ON TABLE @store@.consumer IS 'who pulls a subscription, and when last';"
+
+	"CREATE TABLE IF NOT EXISTS @store@.process ("
+	"	process_manager text COLLATE \"C\" NOT NULL,"
+	"	id text COLLATE \"C\" NOT NULL,"
+	"	state jsonb NOT NULL,"
+	"	position bigint NOT NULL,"
+	"	started_at timestamptz NOT NULL,"
+	"	updated_at timestamptz NOT NULL,"
+	"	PRIMARY KEY (process_manager, id));"
+	"COMMENT ON TABLE @store@.process IS 'instances of process managers that are under way';"
+
+	"CREATE TABLE IF NOT EXISTS @store@.schedule ("
+	"	schedule_id uuid PRIMARY KEY,"
+	"	due_at timestamptz NOT NULL,"
+	"	every interval,"
+	"	command_type text NOT NULL,"
+	"	data jsonb NOT NULL,"
+	"	metadata jsonb,"
+	"	correlation_id uuid,"
+	"	causation_id uuid,"
+	"	attempts int NOT NULL DEFAULT 0,"
+	"	last_error text,"
+	"	last_error_at timestamptz,"
+	"	failed_at timestamptz,"
+	"	owner text NOT NULL DEFAULT current_user);"
+	"CREATE INDEX IF NOT EXISTS schedule_due_at ON @store@.schedule (due_at) WHERE failed_at IS NULL;"
+	"COMMENT ON TABLE @store@.schedule IS 'commands that will be dispatched when they are due';"
+	"COMMENT ON COLUMN @store@.schedule.failed_at IS 'when it was given up; NULL: it will be tried at due_at';";
 
 /*
  * The guard of inserts fires for local statements only, so that logical
@@ -154,7 +257,16 @@ static const char store_triggers[] =
 	"ALTER TABLE @store@.aggregate ENABLE ALWAYS TRIGGER definition_changed;"
 	"CREATE OR REPLACE TRIGGER definition_changed AFTER INSERT OR UPDATE OR DELETE ON @store@.projection"
 	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_definition_changed();"
-	"ALTER TABLE @store@.projection ENABLE ALWAYS TRIGGER definition_changed;";
+	"ALTER TABLE @store@.projection ENABLE ALWAYS TRIGGER definition_changed;"
+	"CREATE OR REPLACE TRIGGER definition_changed AFTER INSERT OR UPDATE OR DELETE ON @store@.subscription"
+	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_definition_changed();"
+	"ALTER TABLE @store@.subscription ENABLE ALWAYS TRIGGER definition_changed;"
+	"CREATE OR REPLACE TRIGGER owner_guard BEFORE INSERT OR UPDATE OR DELETE ON @store@.projection"
+	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_owner_guard();"
+	"CREATE OR REPLACE TRIGGER owner_guard BEFORE INSERT OR UPDATE OR DELETE ON @store@.subscription"
+	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_owner_guard();"
+	"CREATE OR REPLACE TRIGGER owner_guard BEFORE INSERT OR UPDATE OR DELETE ON @store@.schedule"
+	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_owner_guard();";
 
 static void require_free_names(Oid schema, const char *schema_name);
 static void require_one_owner(Oid schema);

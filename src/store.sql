@@ -8,6 +8,10 @@ CREATE FUNCTION es_definition_changed() RETURNS trigger
 	LANGUAGE C AS 'MODULE_PATHNAME', 'es_definition_changed';
 COMMENT ON FUNCTION es_definition_changed() IS 'trigger: tells every session that definitions changed';
 
+CREATE FUNCTION es_owner_guard() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'es_owner_guard';
+COMMENT ON FUNCTION es_owner_guard() IS 'trigger: a definition can be changed by its owner and the store''s alone';
+
 CREATE FUNCTION es_create_store(store name DEFAULT 'es') RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_store';
 COMMENT ON FUNCTION es_create_store(name) IS 'create an event store in a schema of this name';

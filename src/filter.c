@@ -1,0 +1,66 @@
+/*-------------------------------------------------------------------------
+ *
+ * filter.c
+ *		Filters: which events somebody wants, by type, category and stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "filter.h"
+#include "utils/array.h"
+
+static bool has_name(List *names, const char *name, int length);
+
+bool
+es_filter_selects(const EsFilter *filter, const text *type, const text *stream)
+{
+	const char *name = VARDATA_ANY(stream);
+	int			length = VARSIZE_ANY_EXHDR(stream);
+
+	if (filter->types != NIL &&
+		!has_name(filter->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
+		return false;
+	if (filter->stream &&
+		(strncmp(filter->stream, name, length) != 0 || filter->stream[length] != '\0'))
+		return false;
+	if (filter->categories != NIL)
+	{
+		const char *dash = memchr(name, '-', length);
+
+		return has_name(filter->categories, name, dash ? (int) (dash - name) : length);
+	}
+	return true;
+}
+
+Datum
+es_filter_argument(FunctionCallInfo fcinfo, int arg, const char *what)
+{
+	if (PG_ARGISNULL(arg))
+		return (Datum) 0;
+	if (array_contains_nulls(PG_GETARG_ARRAYTYPE_P(arg)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain NULL", what)));
+	if (ARR_NDIM(PG_GETARG_ARRAYTYPE_P(arg)) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a one-dimensional array that is not empty", what),
+				 errhint("Leave it out to select all.")));
+	return PointerGetDatum(PG_GETARG_ARRAYTYPE_P(arg));
+}
+
+static bool
+has_name(List *names, const char *name, int length)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		const char *other = lfirst(cell);
+
+		if (strncmp(other, name, length) == 0 && other[length] == '\0')
+			return true;
+	}
+	return false;
+}

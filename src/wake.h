@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * wake.h
+ *		Waking workers and those who wait, at commit and without polling.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_WAKE_H
+#define ES_WAKE_H
+
+#include "storage/latch.h"
+
+extern void es_wake_init(void);
+
+/*
+ * This transaction has drawn positions, or changes what there is to do: when it
+ * is over, by commit or abort, an idle worker of the database and all who wait
+ * for events are woken.  Also when a savepoint's rollback takes it back, since
+ * others may have been held back by it.
+ */
+extern void es_wake_workers_at_end(void);
+
+/* This transaction moves a checkpoint: at its commit all who wait for that are woken. */
+extern void es_wake_waiters_at_commit(void);
+
+/* What somebody waits for. */
+typedef enum EsWaitFor
+{
+	ES_WAIT_FOR_EVENTS,			/* to be committed */
+	ES_WAIT_FOR_CHECKPOINTS		/* to be moved */
+} EsWaitFor;
+
+/*
+ * Wait for it in this database: begin, then look whether there is anything, then
+ * sleep for up to timeout_ms, and look again as often as needed, then end; the
+ * end must be reached on an error, too.  What happens after the begin ends the
+ * next sleep at once, so nothing is missed in between.  Sleeping handles
+ * interrupts.
+ */
+extern void es_wait_begin(EsWaitFor what);
+extern void es_wait_sleep(EsWaitFor what, long timeout_ms);
+extern void es_wait_end(void);
+
+/* Whether anybody in this database waits for checkpoints: then they are not written late. */
+extern bool es_wake_somebody_waits(void);
+
+#endif							/* ES_WAKE_H */

@@ -16,7 +16,7 @@ typedef struct EsRunner EsRunner;
 
 /*
  * A runner for a store, in a context of its own below the given one, which frees
- * it.  foreground: for the caller of es_run(), who gets cancellations himself.
+ * it.  foreground: for the caller of es_run(), whom a cancellation is meant for.
  */
 extern EsRunner *es_runner(MemoryContext context, Oid schema, bool foreground);
 
@@ -33,8 +33,7 @@ typedef struct EsRunStep
  * Do one piece of work: a batch of one partition of one subscription, or one
  * scheduled command.  In a transaction of the caller's, in READ COMMITTED, with
  * event_sourcing.store naming the store; what fails is rolled back and kept in
- * mind without ending that transaction.  max_events: no more than that, 0: as
- * many as there are.
+ * mind without ending that transaction.  max_events: no more than that.
  */
 extern void es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step);
 
@@ -47,9 +46,9 @@ extern void es_run_replay(EsStore *store, EsSubscription *subscription);
 
 /*
  * Write down what is known of partitions that found nothing for them: the last
- * event that they looked at.  In a transaction.  Returns whether there was any.
+ * event that they looked at.  In a transaction.
  */
-extern bool es_runner_flush(EsRunner *runner);
+extern void es_runner_flush(EsRunner *runner);
 extern bool es_runner_is_dirty(EsRunner *runner);
 
 #endif							/* ES_RUN_H */

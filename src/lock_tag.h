@@ -8,7 +8,7 @@
  * carries them over.  Advisory locks of SQL use the classes 1 and 2 of
  * LOCKTAG_ADVISORY, and nothing in PostgreSQL uses LOCKTAG_USERLOCK.
  *
- * Order of locks: the log (a relation lock), a stream, the registration in
+ * Order of locks: partitions of a subscription, the log (a relation lock), a stream, the registration in
  * flight (never waits), projections by their id.  A stream's queue is held only
  * while waiting for that stream.
  *
@@ -23,6 +23,7 @@
 #define ES_LOCK_CLASS_STREAM		0xE501
 #define ES_LOCK_CLASS_PROJECTION	0xE502
 #define ES_LOCK_CLASS_STREAM_QUEUE	0xE503
+#define ES_LOCK_CLASS_CHECKPOINT	0xE504
 
 /* A lock by a 64-bit key; two things with one key merely wait for each other. */
 static inline void

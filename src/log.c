@@ -109,7 +109,10 @@ static const EsPlanSpec head_plan = {
 };
 
 static const EsPlanSpec last_position_plan = {
-	"SELECT position::pg_catalog.int8 FROM @store@.event ORDER BY position DESC LIMIT 1", 0, {0}};
+	"SELECT position::pg_catalog.int8 FROM @store@.event WHERE position OPERATOR(pg_catalog.<=) $1"
+	" ORDER BY position DESC LIMIT 1",
+	1,
+	{INT8OID}};
 
 #define READ_STREAM_PLAN(order) \
 	{ \
@@ -206,7 +209,7 @@ static void stream_rows(Relation table, Oid index, ScanKey keys, int nkeys,
 						const EsLogRange *range, DestReceiver *dest);
 static void insert_rows(Relation table, const EsEvent *events, int nevents);
 static EsStreamHead select_head(EsStore *store, text *stream, Snapshot snapshot);
-static int64 select_last_position(EsStore *store, Snapshot snapshot);
+static int64 select_last_position(EsStore *store, int64 upto, Snapshot snapshot);
 static void select_range(EsStore *store, const EsPlanSpec *plan, const EsLogRange *range,
 						 const void *first, const void *second, DestReceiver *dest);
 static void insert_by_statement(EsStore *store, EsEvent *events, int nevents);
@@ -275,25 +278,35 @@ es_log_reaches(EsStore *store, text *stream, int64 version, Snapshot snapshot)
 int64
 es_log_last_position(EsStore *store, Snapshot snapshot)
 {
+	return es_log_position_at_or_before(store, PG_INT64_MAX, snapshot);
+}
+
+int64
+es_log_position_at_or_before(EsStore *store, int64 position, Snapshot snapshot)
+{
 	Relation	table = open_plain(store, READ, AccessShareLock);
-	int64		position = 0;
+	EsLogRange	range = {PG_INT64_MIN, position, 1, true};
+	int64		found = 0;
+	ScanKeyData keys[2];
+	int			nkeys;
 	LogScan		scan;
 
 	if (table == NULL)
-		return select_last_position(store, snapshot);
+		return select_last_position(store, position, snapshot);
 
 	snapshot = RegisterSnapshot(snapshot);
-	begin_scan(&scan, table, store->log->position_index, AccessShareLock, snapshot, NULL, 0);
+	nkeys = range_scan_keys(keys, 1, &range);
+	begin_scan(&scan, table, store->log->position_index, AccessShareLock, snapshot, keys, nkeys);
 	if (next_row(&scan, true))
 	{
 		bool		isnull;
 
-		position = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
+		found = DatumGetInt64(slot_getattr(scan.slot, ES_EVENT_POSITION + 1, &isnull));
 	}
 	end_scan(&scan);
 	relation_close(table, NoLock);
 	UnregisterSnapshot(snapshot);
-	return position;
+	return found;
 }
 
 void
@@ -715,13 +728,14 @@ select_head(EsStore *store, text *stream, Snapshot snapshot)
 }
 
 static int64
-select_last_position(EsStore *store, Snapshot snapshot)
+select_last_position(EsStore *store, int64 upto, Snapshot snapshot)
 {
+	Datum		values[] = {Int64GetDatum(upto)};
 	int64		position = 0;
 	bool		isnull;
 
 	SPI_connect();
-	es_spi_read(store, &last_position_plan, NULL, NULL, snapshot, 1);
+	es_spi_read(store, &last_position_plan, values, NULL, snapshot, 1);
 	if (SPI_processed > 0)
 		position = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 											   &isnull));

@@ -44,6 +44,9 @@ extern bool es_log_reaches(EsStore *store, text *stream, int64 version, Snapshot
 /* The last position in the log, as a snapshot shows it; 0 when it is empty. */
 extern int64 es_log_last_position(EsStore *store, Snapshot snapshot);
 
+/* The same among those up to a position. */
+extern int64 es_log_position_at_or_before(EsStore *store, int64 position, Snapshot snapshot);
+
 /*
  * Stream events to a receiver, as the active snapshot shows them: those of a
  * stream by their versions, or those of all streams by their positions, of

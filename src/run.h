@@ -9,7 +9,7 @@
 #define ES_RUN_H
 
 #include "datatype/timestamp.h"
-#include "store.h"
+#include "subscription.h"
 
 /* What a runner remembers of a store from step to step; opaque. */
 typedef struct EsRunner EsRunner;
@@ -37,6 +37,13 @@ typedef struct EsRunStep
  * many as there are.
  */
 extern void es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step);
+
+/*
+ * Replay the parked events of a subscription that the store runs itself, as far
+ * as they are marked for it.  Under the locks of all its partitions; connected
+ * to SPI.
+ */
+extern void es_run_replay(EsStore *store, EsSubscription *subscription);
 
 /*
  * Write down what is known of partitions that found nothing for them: the last

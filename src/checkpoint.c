@@ -1,0 +1,171 @@
+/*-------------------------------------------------------------------------
+ *
+ * checkpoint.c
+ *		Checkpoints: how far each partition of a subscription is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "checkpoint.h"
+#include "guc.h"
+#include "lock_tag.h"
+#include "spi_plan.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "wake.h"
+
+#define LONGEST_BACKOFF_MS (5 * 60 * 1000)
+
+static const EsPlanSpec read_plan = {
+	"SELECT position::pg_catalog.int8, stopped::pg_catalog.bool, failed_position::pg_catalog.int8,"
+	" attempts::pg_catalog.int4, retry_at::pg_catalog.timestamptz, consumer::pg_catalog.text,"
+	" leased_until::pg_catalog.timestamptz, leased_to::pg_catalog.int8"
+	" FROM @store@.checkpoint WHERE subscription OPERATOR(pg_catalog.=) $1"
+	" AND partition OPERATOR(pg_catalog.=) $2"
+	" AND (position, stopped, attempts) IS NOT NULL",
+	2,
+	{TEXTOID, INT4OID},
+};
+
+static const EsPlanSpec write_plan = {
+	"INSERT INTO @store@.checkpoint AS c (subscription, partition, position, stopped,"
+	" failed_position, attempts, retry_at, consumer, leased_until, leased_to, updated_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp())"
+	" ON CONFLICT (subscription, partition) DO UPDATE"
+	" SET (position, stopped, failed_position, attempts, retry_at, consumer, leased_until,"
+	" leased_to, updated_at) = ROW (excluded.position, excluded.stopped, excluded.failed_position,"
+	" excluded.attempts, excluded.retry_at, excluded.consumer, excluded.leased_until,"
+	" excluded.leased_to, excluded.updated_at)",
+	10,
+	{TEXTOID, INT4OID, INT8OID, BOOLOID, INT8OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+	 INT8OID},
+};
+
+static const EsPlanSpec write_error_plan = {
+	"UPDATE @store@.checkpoint SET last_error = $3, last_error_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2",
+	3,
+	{TEXTOID, INT4OID, TEXTOID},
+};
+
+static const EsPlanSpec lowest_plan = {
+	"SELECT COALESCE(c.position, s.from_position)::pg_catalog.int8"
+	" FROM @store@.subscription s"
+	" CROSS JOIN LATERAL pg_catalog.generate_series(0, s.partitions OPERATOR(pg_catalog.-) 1) AS p(number)"
+	" LEFT JOIN @store@.checkpoint c ON c.subscription OPERATOR(pg_catalog.=) s.name"
+	" AND c.partition OPERATOR(pg_catalog.=) p.number"
+	" WHERE s.name OPERATOR(pg_catalog.=) $1 ORDER BY 1 LIMIT 1",
+	1,
+	{TEXTOID},
+};
+
+bool
+es_checkpoint_lock(EsStore *store, EsSubscription *subscription, int partition, bool wait)
+{
+	LOCKTAG		tag;
+
+	/* two subscriptions with one key merely wait for each other */
+	es_lock_tag_key(&tag, ES_LOCK_CLASS_CHECKPOINT,
+					((uint64) store->event << 32) |
+						(uint32) (subscription->id * ES_MAX_PARTITIONS + partition));
+	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+es_checkpoint_read(EsStore *store, EsSubscription *subscription, int partition,
+				   EsCheckpoint *checkpoint)
+{
+	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition)};
+	MemoryContext caller = CurrentMemoryContext;
+	HeapTuple	row;
+	TupleDesc	tupdesc;
+	Datum		value;
+	bool		isnull;
+
+	memset(checkpoint, 0, sizeof(*checkpoint));
+	checkpoint->partition = partition;
+	checkpoint->position = subscription->from_position;
+	es_spi_read(store, &read_plan, values, NULL, GetLatestSnapshot(), 1);
+	MemoryContextSwitchTo(caller);
+	if (SPI_processed > 0)
+	{
+		row = SPI_tuptable->vals[0];
+		tupdesc = SPI_tuptable->tupdesc;
+		checkpoint->exists = true;
+		checkpoint->position = DatumGetInt64(SPI_getbinval(row, tupdesc, 1, &isnull));
+		checkpoint->stopped = DatumGetBool(SPI_getbinval(row, tupdesc, 2, &isnull));
+		value = SPI_getbinval(row, tupdesc, 3, &isnull);
+		checkpoint->failed_position = isnull ? 0 : DatumGetInt64(value);
+		checkpoint->attempts = DatumGetInt32(SPI_getbinval(row, tupdesc, 4, &isnull));
+		value = SPI_getbinval(row, tupdesc, 5, &isnull);
+		checkpoint->retry_at = isnull ? 0 : DatumGetTimestampTz(value);
+		value = SPI_getbinval(row, tupdesc, 6, &isnull);
+		checkpoint->consumer = isnull ? NULL : TextDatumGetCString(value);
+		value = SPI_getbinval(row, tupdesc, 7, &isnull);
+		checkpoint->leased_until = isnull ? 0 : DatumGetTimestampTz(value);
+		value = SPI_getbinval(row, tupdesc, 8, &isnull);
+		checkpoint->leased_to = isnull ? 0 : DatumGetInt64(value);
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+void
+es_checkpoint_write(EsStore *store, EsSubscription *subscription, const EsCheckpoint *checkpoint)
+{
+	Datum		values[10];
+	char		nulls[11] = "          ";
+
+	values[0] = CStringGetTextDatum(subscription->name);
+	values[1] = Int32GetDatum(checkpoint->partition);
+	values[2] = Int64GetDatum(checkpoint->position);
+	values[3] = BoolGetDatum(checkpoint->stopped);
+	values[4] = Int64GetDatum(checkpoint->failed_position);
+	nulls[4] = checkpoint->failed_position ? ' ' : 'n';
+	values[5] = Int32GetDatum(checkpoint->attempts);
+	values[6] = TimestampTzGetDatum(checkpoint->retry_at);
+	nulls[6] = checkpoint->retry_at ? ' ' : 'n';
+	values[7] = checkpoint->consumer ? CStringGetTextDatum(checkpoint->consumer) : (Datum) 0;
+	values[8] = TimestampTzGetDatum(checkpoint->leased_until);
+	values[9] = Int64GetDatum(checkpoint->leased_to);
+	for (int i = 7; i <= 9; i++)
+		nulls[i] = checkpoint->consumer ? ' ' : 'n';
+	(void) es_spi_write(store, &write_plan, values, nulls);
+	es_wake_waiters_at_commit();
+}
+
+void
+es_checkpoint_write_error(EsStore *store, EsSubscription *subscription, int partition,
+						  const char *message)
+{
+	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition),
+							CStringGetTextDatum(message)};
+
+	(void) es_spi_write(store, &write_error_plan, values, NULL);
+}
+
+int64
+es_checkpoint_backoff_ms(int attempts)
+{
+	int64		delay_ms = es_retry_delay_ms;
+
+	for (int i = 1; i < attempts && delay_ms < LONGEST_BACKOFF_MS; i++)
+		delay_ms *= 2;
+	return Min(delay_ms, Max(LONGEST_BACKOFF_MS, es_retry_delay_ms));
+}
+
+int64
+es_checkpoint_lowest(EsStore *store, EsSubscription *subscription)
+{
+	Datum		values[] = {CStringGetTextDatum(subscription->name)};
+	int64		lowest = 0;
+	bool		isnull;
+
+	es_spi_read(store, &lowest_plan, values, NULL, GetLatestSnapshot(), 1);
+	if (SPI_processed > 0)
+		lowest = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+											 &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return lowest;
+}

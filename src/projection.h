@@ -8,6 +8,8 @@
 #ifndef ES_PROJECTION_H
 #define ES_PROJECTION_H
 
+#include "projection_definition.h"
+#include "storage/lockdefs.h"
 #include "store.h"
 #include "utils/tuplestore.h"
 
@@ -31,6 +33,22 @@ typedef struct EsProjectionRun
 extern void es_projection_begin(EsProjectionRun *run, EsStore *store);
 extern void es_projection_flush(EsProjectionRun *run);
 extern void es_projection_end(EsProjectionRun *run);
+
+/*
+ * Run a projection for an event that it wants, or a set-based one for rows of
+ * es_event that it wants.  As the current user, under the projection's path,
+ * with a context for what goes wrong.  Whoever calls keeps others from running
+ * it meanwhile, by its lock or its subscription's, and has an active snapshot.
+ * An event is handled in the current context, which is to be reset after it.
+ */
+extern void es_projection_handle(EsProjection *projection, const EsEvent *event);
+extern void es_projection_query(EsProjection *projection, Tuplestorestate *rows);
+
+/*
+ * Take the lock of a projection to the end of the transaction: ShareLock to run
+ * it inline, ExclusiveLock to rebuild or compare it.
+ */
+extern void es_projection_lock(EsStore *store, EsProjection *projection, LOCKMODE mode);
 
 /* Put the trigger back on the log of a store that has projections; connected to SPI. */
 extern void es_projection_upgrade(const char *store_name);

@@ -21,6 +21,7 @@
 #include "extension.h"
 #include "fmgr.h"
 #include "spi_plan.h"
+#include "state_type.h"
 #include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -96,12 +97,7 @@ static void *read_aggregate(const Datum *values, const bool *nulls);
 static int	compare_names(const ListCell *a, const ListCell *b);
 static void find_functions(EsAggregate *aggregate);
 static void resolve_aggregate(EsAggregate *aggregate);
-static const char *type_to_name(Oid type);
-static Oid	type_schema(Oid type);
-static void read_name(const char *name, char **schema_name, char **bare_name);
-static Oid	find_state_type(const EsAggregate *aggregate);
 static bool is_state_type(const EsAggregate *aggregate, Oid type);
-static Datum initial_state(Oid state_type, const char *literal);
 static EsCommandHandler *resolve_type(EsStore *store, AggregateSet *set, Oid command_type);
 static bool may_execute(const EsAggregate *aggregate, Oid command_type);
 static bool visit_by_type(Form_pg_proc function, void *arg);
@@ -161,16 +157,8 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 	Datum		values[10];
 	char		nulls[11] = "          ";
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("state_type must not be NULL")));
-	state_type = PG_GETARG_OID(0);
-	if (state_type != JSONBOID && (!type_is_rowtype(state_type) || state_type == RECORDOID))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("state type %s is neither a composite type nor jsonb",
-						format_type_be(state_type))));
+	state_type = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+	es_state_type_check(state_type, "aggregate");
 
 	name = text_argument(fcinfo, 2, "name", false);
 	if (name == NULL && state_type == JSONBOID)
@@ -191,19 +179,14 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("snapshot_every must not be negative"),
 				 errhint("0 writes no state snapshots.")));
-	(void) initial_state(state_type, literal);	/* for its errors */
+	(void) es_state_type_initial(state_type, literal);	/* for its errors */
 
-	schema = type_schema(state_type);
-	if (OidIsValid(schema) && isAnyTempNamespace(schema))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("state type %s is temporary", format_type_be(state_type)),
-				 errdetail("Other sessions could not use the aggregate.")));
+	schema = es_state_type_schema(state_type);
 	path_names = es_search_path_current(schema);
 	path = es_search_path_read(path_names);
 
 	values[0] = CStringGetTextDatum(name);
-	values[1] = CStringGetTextDatum(type_to_name(state_type));
+	values[1] = CStringGetTextDatum(es_state_type_name(state_type));
 	values[2] = CStringGetTextDatum(text_argument(fcinfo, 1, "identity", true));
 	values[3] = CStringGetTextDatum(prefix);
 	values[4] = CStringGetTextDatum(text_argument(fcinfo, 4, "execute_function", true));
@@ -437,7 +420,7 @@ read_aggregate(const Datum *values, const bool *nulls)
 	aggregate->context = CurrentMemoryContext;
 	aggregate->serial = ++last_serial;
 	aggregate->name = es_definition_string(values, nulls, 0);
-	read_name(es_definition_string(values, nulls, 1), &aggregate->state_schema,
+	es_state_type_read_name(es_definition_string(values, nulls, 1), &aggregate->state_schema,
 			  &aggregate->state_name);
 	aggregate->identity = es_definition_string(values, nulls, 2);
 	aggregate->stream_prefix = es_definition_string(values, nulls, 3);
@@ -469,12 +452,12 @@ find_functions(EsAggregate *aggregate)
 	if (aggregate->path)
 		return;
 	caller = MemoryContextSwitchTo(aggregate->context);
-	aggregate->state_type = find_state_type(aggregate);
+	aggregate->state_type = es_state_type_find(aggregate->state_schema, aggregate->state_name);
 	if (OidIsValid(aggregate->state_type))
 	{
 		EsSearchPath *path = es_search_path_read(aggregate->path_names);
 
-		schema = type_schema(aggregate->state_type);
+		schema = es_state_type_schema(aggregate->state_type);
 		aggregate->execute = es_function_scope(aggregate->execute_function, schema, path);
 		aggregate->apply = es_function_scope(aggregate->apply_function, schema, path);
 		aggregate->path = path;
@@ -482,61 +465,17 @@ find_functions(EsAggregate *aggregate)
 	MemoryContextSwitchTo(caller);
 }
 
-/* A state type's name as it is stored: OIDs would not survive a dump. */
-static const char *
-type_to_name(Oid type)
-{
-	if (type == JSONBOID)
-		return "jsonb";
-	return quote_qualified_identifier(get_namespace_name(type_schema(type)),
-									  es_composite_name(es_composite(type)));
-}
-
-/* Where a state type's functions are looked for first; jsonb has no such place. */
-static Oid
-type_schema(Oid type)
-{
-	return type == JSONBOID ? InvalidOid : get_rel_namespace(get_typ_typrelid(type));
-}
-
-/* A type's stored name taken apart; jsonb, and what is no name of a type, has no schema. */
-static void
-read_name(const char *name, char **schema_name, char **bare_name)
-{
-	List	   *names = es_qualified_name_list(name);
-
-	*schema_name = NULL;
-	*bare_name = pstrdup(name);
-	if (list_length(names) == 2)
-		DeconstructQualifiedName(names, schema_name, bare_name);
-}
-
-/* The aggregate's state type; InvalidOid when it is gone. */
-static Oid
-find_state_type(const EsAggregate *aggregate)
-{
-	Oid			schema;
-
-	if (aggregate->state_schema == NULL)
-		return strcmp(aggregate->state_name, "jsonb") == 0 ? JSONBOID : InvalidOid;
-	schema = get_namespace_oid(aggregate->state_schema, true);
-	if (!OidIsValid(schema))
-		return InvalidOid;
-	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(aggregate->state_name),
-						   ObjectIdGetDatum(schema));
-}
-
-/* The same as find_state_type() == type, which asks nothing about other types. */
+/* The same as es_state_type_find() == type, which asks nothing about other types. */
 static bool
 is_state_type(const EsAggregate *aggregate, Oid type)
 {
 	char	   *schema_name;
 
 	if (type == JSONBOID || aggregate->state_schema == NULL)
-		return type == JSONBOID && find_state_type(aggregate) == JSONBOID;
+		return type == JSONBOID && es_state_type_find(NULL, aggregate->state_name) == JSONBOID;
 	if (!es_composite_is_named(type, aggregate->state_name))
 		return false;
-	schema_name = get_namespace_name(type_schema(type));
+	schema_name = get_namespace_name(es_state_type_schema(type));
 	return schema_name && strcmp(schema_name, aggregate->state_schema) == 0;
 }
 
@@ -555,20 +494,8 @@ resolve_aggregate(EsAggregate *aggregate)
 				 errmsg("the state type of aggregate \"%s\" does not exist", aggregate->name),
 				 errhint("Create the type again, or drop the aggregate with es_drop_aggregate().")));
 	caller = MemoryContextSwitchTo(aggregate->context);
-	aggregate->initial_state = initial_state(aggregate->state_type, aggregate->initial_literal);
+	aggregate->initial_state = es_state_type_initial(aggregate->state_type, aggregate->initial_literal);
 	MemoryContextSwitchTo(caller);
-}
-
-static Datum
-initial_state(Oid state_type, const char *literal)
-{
-	Oid			input;
-	Oid			param;
-
-	if (literal == NULL && state_type != JSONBOID)
-		return es_composite_empty(es_composite(state_type));
-	getTypeInputInfo(state_type, &input, &param);
-	return OidInputFunctionCall(input, literal ? pstrdup(literal) : pstrdup("{}"), param, -1);
 }
 
 /* Which aggregate executes commands of this composite type? */

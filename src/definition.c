@@ -34,6 +34,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+static uint64 last_serial = 0;	/* of the sets loaded by this session */
+
 static bool is_current(EsStore *store, EsDefinitionKind kind);
 static EsDefinitions *load(EsStore *store, const EsDefinitionTable *table);
 static bool scan_table(EsStore *store, const EsDefinitionTable *table, EsDefinitions *set);
@@ -129,6 +131,7 @@ load(EsStore *store, const EsDefinitionTable *table)
 	EsDefinitions *set = palloc0(table->set_size);
 
 	set->context = context;
+	set->serial = ++last_serial;
 	set->shapes = es_composite_shapes();
 	if (table->begin)
 		table->begin(set);

@@ -16,6 +16,7 @@
 typedef struct EsDefinitions
 {
 	MemoryContext context;		/* holds the set */
+	uint64		serial;			/* no other load has it */
 	uint64		shapes;			/* es_composite_shapes() when it was loaded */
 	List	   *list;			/* the definitions, in their order */
 } EsDefinitions;

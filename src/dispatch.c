@@ -35,6 +35,7 @@
 #include "receipt.h"
 #include "spi_plan.h"
 #include "state.h"
+#include "state_type.h"
 #include "state_snapshot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -91,6 +92,7 @@ static const EsPlanSpec read_events_plan = {
 static int	depth = 0;			/* of dispatches within dispatches */
 
 static void common_arguments(FunctionCallInfo fcinfo, int first, Dispatch *dispatch);
+static void read_value(Dispatch *dispatch, Oid type, Datum value);
 static void read_command(Dispatch *dispatch, Datum value);
 static Datum dispatch_command(Dispatch *dispatch);
 static void find_handler(Dispatch *dispatch);
@@ -134,19 +136,8 @@ es_dispatch_record(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the command must not be NULL")));
-	if (type == RECORDOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("a command must have a named composite type"),
-				 errhint("Cast the row to its type, as in ROW(...)::deposit.")));
 	common_arguments(fcinfo, 1, &dispatch);
-	if (type == es_extension()->command.oid)
-		read_command(&dispatch, PG_GETARG_DATUM(0));
-	else
-	{
-		dispatch.type = type;
-		dispatch.record = PG_GETARG_DATUM(0);
-	}
+	read_value(&dispatch, type, PG_GETARG_DATUM(0));
 	return dispatch_command(&dispatch);
 }
 
@@ -177,6 +168,56 @@ es_dispatch_literal(PG_FUNCTION_ARGS)
 	return es_dispatch_json(fcinfo);
 }
 
+void
+es_dispatch_value(Oid type, Datum value)
+{
+	Dispatch	dispatch = {0};
+
+	read_value(&dispatch, type, value);
+	(void) dispatch_command(&dispatch);
+}
+
+void
+es_dispatch_named(const char *name, Jsonb *data, Jsonb *metadata,
+				  const pg_uuid_t *correlation_id, const pg_uuid_t *causation_id)
+{
+	Dispatch	dispatch = {0};
+
+	dispatch.name = name;
+	dispatch.data = data;
+	dispatch.metadata = metadata;
+	dispatch.correlation_id = correlation_id;
+	dispatch.causation_id = causation_id;
+	(void) dispatch_command(&dispatch);
+}
+
+void
+es_dispatch_describe(Oid type, Datum value, char **name, Jsonb **data)
+{
+	Dispatch	dispatch = {0};
+
+	read_value(&dispatch, type, value);
+	*name = OidIsValid(dispatch.type) ? pstrdup(es_state_type_name(dispatch.type)) :
+										unconstify(char *, dispatch.name);
+	*data = command_data(&dispatch);
+}
+
+void
+es_dispatch_check(EsStore *store, const char *name, Jsonb *data)
+{
+	Dispatch	dispatch = {0};
+	int			nestlevel;
+
+	dispatch.store = store;
+	dispatch.name = name;
+	dispatch.data = data;
+	dispatch.handler = es_command_handler_by_name(store, name);
+	nestlevel = es_search_path_enter(dispatch.handler->aggregate->path);
+	prepare_command(&dispatch);
+	(void) es_aggregate_stream(dispatch.handler->aggregate, command_identity(&dispatch));
+	es_search_path_leave(nestlevel);
+}
+
 /* metadata, expected_version, command_id, correlation_id, causation_id */
 static void
 common_arguments(FunctionCallInfo fcinfo, int first, Dispatch *dispatch)
@@ -194,6 +235,24 @@ common_arguments(FunctionCallInfo fcinfo, int first, Dispatch *dispatch)
 		dispatch->correlation_id = PG_GETARG_UUID_P(first + 3);
 	if (!PG_ARGISNULL(first + 4))
 		dispatch->causation_id = PG_GETARG_UUID_P(first + 4);
+}
+
+/* A command given as a value. */
+static void
+read_value(Dispatch *dispatch, Oid type, Datum value)
+{
+	if (type == RECORDOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("a command must have a named composite type"),
+				 errhint("Cast the row to its type, as in ROW(...)::deposit.")));
+	if (type == es_extension()->command.oid)
+		read_command(dispatch, value);
+	else
+	{
+		dispatch->type = type;
+		dispatch->record = value;
+	}
 }
 
 /* A command given as es_command; the call's own arguments win. */

@@ -68,6 +68,8 @@ es_extension(void)
 		find_type(&found->command, found->schema, "es_command", 6);
 		find_type(&found->append_result, found->schema, "es_append_result", 3);
 		find_type(&found->dispatch_result, found->schema, "es_dispatch_result", 4);
+		find_type(&found->route, found->schema, "es_route", 2);
+		find_type(&found->failure, found->schema, "es_failure", 4);
 		found->new_event_array = get_array_type(found->new_event.oid);
 		MemoryContextSwitchTo(caller);
 	}

@@ -26,6 +26,8 @@ typedef struct EsExtension
 	EsExtensionType command;	/* es_command */
 	EsExtensionType append_result;	/* es_append_result */
 	EsExtensionType dispatch_result;	/* es_dispatch_result */
+	EsExtensionType route;		/* es_route */
+	EsExtensionType failure;	/* es_failure */
 	Oid			new_event_array;	/* es_new_event[] */
 } EsExtension;
 

@@ -20,6 +20,8 @@ char	   *es_metadata_setting = NULL;
 int			es_cache_size_kb = 16 * 1024;
 int			es_max_dispatch_depth = 16;
 bool		es_direct_log = true;
+int			es_handler_timeout_ms = 60 * 1000;
+int			es_retry_delay_ms = 250;
 
 static bool check_store(char **newval, void **extra, GucSource source);
 
@@ -65,6 +67,22 @@ es_guc_init(void)
 							 true,
 							 PGC_USERSET, GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_sourcing.handler_timeout",
+							"Longest time that a handler run by a worker or es_run() may take.",
+							"0 lets it run for ever.",
+							&es_handler_timeout_ms,
+							60 * 1000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_sourcing.retry_delay",
+							"Time to the first retry of an event that a handler failed on.",
+							"It doubles with every further failure, up to five minutes.",
+							&es_retry_delay_ms,
+							250, 0, 60 * 60 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("event_sourcing");
 }

@@ -14,6 +14,9 @@ extern int	es_cache_size_kb;	/* event_sourcing.cache_size */
 extern int	es_max_dispatch_depth;	/* event_sourcing.max_dispatch_depth */
 extern bool es_direct_log;		/* event_sourcing.direct_log */
 
+extern int	es_handler_timeout_ms;	/* event_sourcing.handler_timeout */
+extern int	es_retry_delay_ms;	/* event_sourcing.retry_delay */
+
 extern void es_guc_init(void);
 
 #endif							/* ES_GUC_H */

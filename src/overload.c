@@ -67,16 +67,10 @@ es_overload(EsOverloads *overloads, const text *type)
 
 	/* nothing is entered before it is complete: an error must come again */
 	if (OidIsValid(search.function))
-	{
 		routine = es_routine(overloads->context, search.function);
-		if (es_routine_returns_set(routine) && !overloads->allow_sets)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("function %s must not return a set", es_routine_name(routine)),
-					 errdetail("It is a handler of %s.", overloads->owner)));
-	}
 	entry = hash_search(overloads->by_type, name, HASH_ENTER, NULL);
 	entry->exists = (routine != NULL);
+	entry->overload.overloads = overloads;
 	entry->overload.routine = routine;
 	entry->overload.event_type = search.event_type;
 	entry->overload.takes_envelope = search.takes_envelope;
@@ -126,6 +120,11 @@ es_overload_call(EsOverload *overload, Datum state, const EsEvent *event, bool *
 	Datum		args[ES_ROUTINE_MAX_ARGS];
 	bool		nulls[ES_ROUTINE_MAX_ARGS] = {false, false, false};
 
+	if (es_routine_returns_set(overload->routine))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("function %s must not return a set", es_routine_name(overload->routine)),
+				 errdetail("It is a handler of %s.", overload->overloads->owner)));
 	(void) es_overload_arguments(overload, state, event, args);
 	return es_routine_call(overload->routine, args, nulls, isnull);
 }

@@ -23,22 +23,19 @@ typedef struct EsOverloads
 	const char *owner;			/* for errors, such as: projection "totals" */
 	EsFunctionScope *scope;
 	Oid			state_type;		/* of the first argument; InvalidOid: there is none */
-	bool		allow_sets;		/* functions that return sets are welcome */
 	HTAB	   *by_type;
 } EsOverloads;
 
 /* What takes a type of event. */
 typedef struct EsOverload
 {
+	const EsOverloads *overloads;	/* that it is one of */
 	EsRoutine  *routine;
 	Oid			event_type;		/* a composite type, or es_event */
 	bool		takes_envelope; /* f(..., event, es_event) */
 } EsOverload;
 
-/*
- * The overload for a type of event, looked up once; NULL when there is none.
- * 42804 for one that returns a set where that is not wanted.
- */
+/* The overload for a type of event, looked up once; NULL when there is none. */
 extern EsOverload *es_overload(EsOverloads *overloads, const text *type);
 
 /* 42883 when there is no overload for any type. */
@@ -46,7 +43,7 @@ extern void es_overload_require(const EsOverloads *overloads);
 
 /*
  * Call it for an event, after a state where it takes one.  In a context for this
- * call; the result is in it.
+ * call; the result is in it.  42804 when it returns a set.
  */
 extern Datum es_overload_call(EsOverload *overload, Datum state, const EsEvent *event,
 							  bool *isnull);

@@ -12,9 +12,7 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "checkpoint.h"
 #include "parked_event.h"
 #include "run.h"
 #include "run_as.h"
@@ -102,7 +100,6 @@ static const EsPlanSpec find_parked_plan = {
 };
 
 static void run_replay(EsStore *store, EsSubscription *subscription);
-static void lock_all(EsStore *store, EsSubscription *subscription);
 
 PG_FUNCTION_INFO_V1(es_replay_parked);
 PG_FUNCTION_INFO_V1(es_skip_parked);
@@ -124,7 +121,7 @@ es_replay_parked(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	subscription = es_subscription_by_name(store, name, false);
-	lock_all(store, subscription);
+	es_subscription_lock(store, subscription);
 	count = es_spi_write(store, &replay_all_plan, values, NULL);
 	if (count > 0)
 		run_replay(store, subscription);
@@ -152,7 +149,7 @@ es_skip_parked(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	subscription = es_subscription_by_name(store, name, false);
-	lock_all(store, subscription);
+	es_subscription_lock(store, subscription);
 	es_spi_read(store, &find_parked_plan, values, NULL, GetLatestSnapshot(), 1);
 	if (SPI_processed == 0)
 		ereport(ERROR,
@@ -306,16 +303,4 @@ run_replay(EsStore *store, EsSubscription *subscription)
 		es_wake_workers_at_end();
 	else
 		es_run_replay(store, subscription);
-}
-
-static void
-lock_all(EsStore *store, EsSubscription *subscription)
-{
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot replay parked events in this isolation level"),
-				 errhint("Use a transaction in READ COMMITTED.")));
-	for (int i = 0; i < subscription->partitions; i++)
-		(void) es_checkpoint_lock(store, subscription, i, true);
 }

@@ -43,6 +43,16 @@ typedef struct ProjectContext
 	const EsEvent *event;		/* NULL: a set of events */
 } ProjectContext;
 
+/* A statement of a set-based projection, about rows or about a range of the log. */
+typedef struct Statement
+{
+	SPIPlanPtr (*plan)(EsStore *store, EsProjection *projection);
+	Tuplestorestate *rows;		/* NULL: the range */
+	int64		range[2];		/* behind the first position, up to the second */
+	int64		count;			/* of events, where that is what it asks for */
+	int64		lowest;
+} Statement;
+
 static EsProjectionRun *innermost = NULL;
 
 static void run_handlers(EsStore *store, const EsEvent *event);
@@ -50,10 +60,11 @@ static void collect_event(EsProjectionRun *run, const EsEvent *event);
 static Tuplestorestate *select_rows(EsProjection *projection, Tuplestorestate *rows);
 static bool wants_event(EsProjection *projection, const EsEvent *event);
 static bool runs_inline(const EsProjection *projection);
+static void run_statement(EsStore *store, EsProjection *projection, Statement *statement);
+static SPIPlanPtr rows_plan(EsStore *store, EsProjection *projection);
 static void project_context(void *arg);
 
 PG_FUNCTION_INFO_V1(es_project);
-PG_FUNCTION_INFO_V1(es_resume);
 
 void
 es_projection_begin(EsProjectionRun *run, EsStore *store)
@@ -144,26 +155,28 @@ es_projection_handle(EsProjection *projection, const EsEvent *event)
 void
 es_projection_query(EsProjection *projection, Tuplestorestate *rows)
 {
-	ErrorContextCallback context;
-	ProjectContext context_arg = {projection, NULL};
-	int			nestlevel;
-	int			result;
+	Statement	statement = {.rows = rows,.plan = rows_plan};
 
-	context.callback = project_context;
-	context.arg = &context_arg;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
-	nestlevel = es_search_path_enter(projection->path);
-	SPI_connect();
+	run_statement(NULL, projection, &statement);
+}
 
-	es_projection_register_rows("es_new_events", es_extension()->event.tupdesc, rows);
-	result = SPI_execute_plan(es_projection_plan(projection), NULL, NULL, false, 0);
-	if (result < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+void
+es_projection_query_log(EsStore *store, EsProjection *projection, int64 after, int64 upto)
+{
+	Statement	statement = {.plan = es_projection_log_plan,.range = {after, upto}};
 
-	SPI_finish();
-	es_search_path_leave(nestlevel);
-	error_context_stack = context.previous;
+	run_statement(store, projection, &statement);
+}
+
+int64
+es_projection_count_log(EsStore *store, EsProjection *projection, int64 after, int64 upto,
+						int64 *lowest)
+{
+	Statement	statement = {.plan = es_projection_count_plan,.range = {after, upto}};
+
+	run_statement(store, projection, &statement);
+	*lowest = statement.lowest;
+	return statement.count;
 }
 
 void
@@ -226,28 +239,6 @@ es_project(PG_FUNCTION_ARGS)
 		PG_END_TRY();
 	}
 	return PointerGetDatum(NULL);
-}
-
-/* es_resume(name text) returns void */
-Datum
-es_resume(PG_FUNCTION_ARGS)
-{
-	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
-	EsProjection *projection;
-
-	SPI_connect();
-	LockRelationOid(store->event, ShareRowExclusiveLock);
-	projection = es_rebuild_lock(store, name);
-	if (projection->paused)
-	{
-		int64		paused_at = projection->paused_at;
-
-		(void) es_rebuild_replay(store, projection, paused_at, PG_INT64_MAX);
-		es_projection_set_paused(store, name, false, 0);
-	}
-	SPI_finish();
-	PG_RETURN_VOID();
 }
 
 /* Hand an event to every inline projection that has a handler for it, by their ids. */
@@ -343,6 +334,49 @@ static bool
 runs_inline(const EsProjection *projection)
 {
 	return !projection->async && !projection->paused;
+}
+
+/* Run a statement of a set-based projection. */
+static void
+run_statement(EsStore *store, EsProjection *projection, Statement *statement)
+{
+	ErrorContextCallback context;
+	ProjectContext context_arg = {projection, NULL};
+	Datum		values[] = {Int64GetDatum(statement->range[0]), Int64GetDatum(statement->range[1])};
+	int			nestlevel;
+	int			result;
+
+	context.callback = project_context;
+	context.arg = &context_arg;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	nestlevel = es_search_path_enter(projection->path);
+	SPI_connect();
+
+	if (statement->rows)
+		es_projection_register_rows("es_new_events", es_extension()->event.tupdesc,
+									statement->rows);
+	result = SPI_execute_plan(statement->plan(store, projection), values, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	if (statement->plan == es_projection_count_plan)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		bool		isnull;
+
+		statement->count = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		statement->lowest = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	}
+
+	SPI_finish();
+	es_search_path_leave(nestlevel);
+	error_context_stack = context.previous;
+}
+
+static SPIPlanPtr
+rows_plan(EsStore *store, EsProjection *projection)
+{
+	return es_projection_plan(projection);
 }
 
 static void

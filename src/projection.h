@@ -45,6 +45,16 @@ extern void es_projection_handle(EsProjection *projection, const EsEvent *event)
 extern void es_projection_query(EsProjection *projection, Tuplestorestate *rows);
 
 /*
+ * The same for a set-based projection and the events of the log in a range of
+ * positions (after the first, up to and with the second), which its statement
+ * reads itself; and how many of them its filter lets through, with the lowest.
+ */
+extern void es_projection_query_log(EsStore *store, EsProjection *projection, int64 after,
+									int64 upto);
+extern int64 es_projection_count_log(EsStore *store, EsProjection *projection, int64 after,
+									 int64 upto, int64 *lowest);
+
+/*
  * Take the lock of a projection to the end of the transaction: ShareLock to run
  * it inline, ExclusiveLock to rebuild or compare it.
  */

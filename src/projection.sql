@@ -15,13 +15,17 @@ CREATE FUNCTION es_drop_projection(name text) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';
 COMMENT ON FUNCTION es_drop_projection(text) IS 'forget the definition of a projection; its tables stay';
 
+CREATE FUNCTION es_alter_projection(name text, mode text) RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_alter_projection';
+COMMENT ON FUNCTION es_alter_projection(text, text) IS 'let a projection go on inline or async, without missing or repeating an event';
+
 CREATE FUNCTION es_pause(name text) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_pause';
-COMMENT ON FUNCTION es_pause(text) IS 'stop a projection after the last event that it has seen';
+COMMENT ON FUNCTION es_pause(text) IS 'stop a projection or subscription after the last event that it has seen';
 
 CREATE FUNCTION es_resume(name text) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resume';
-COMMENT ON FUNCTION es_resume(text) IS 'let a paused projection catch up and go on';
+COMMENT ON FUNCTION es_resume(text) IS 'let a paused projection or subscription catch up and go on, or one that an error has stopped';
 
 CREATE FUNCTION es_rebuild_projection(name text) RETURNS bigint
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
@@ -32,5 +36,5 @@ CREATE FUNCTION es_verify_projection(name text) RETURNS bigint
 COMMENT ON FUNCTION es_verify_projection(text) IS 'rebuild a projection aside and compare; returns the number of differing rows';
 
 REVOKE ALL ON FUNCTION es_create_projection(text, text, text, regclass[], text, text[], text[]),
-	es_drop_projection(text), es_pause(text), es_resume(text), es_rebuild_projection(text),
+	es_drop_projection(text), es_alter_projection(text, text), es_pause(text), es_resume(text), es_rebuild_projection(text),
 	es_verify_projection(text) FROM PUBLIC;

@@ -14,10 +14,14 @@
 #include "composite.h"
 #include "definition.h"
 #include "extension.h"
+#include "lib/stringinfo.h"
 #include "log.h"
+#include "parser/parser.h"
 #include "projection.h"
 #include "projection_definition.h"
+#include "projection_mode.h"
 #include "spi_plan.h"
+#include "subscription.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -42,12 +46,6 @@ static const EsPlanSpec delete_plan = {
 	{TEXTOID},
 };
 
-static const EsPlanSpec pause_plan = {
-	"UPDATE @store@.projection SET paused_at = $2 WHERE name OPERATOR(pg_catalog.=) $1",
-	2,
-	{TEXTOID, INT8OID},
-};
-
 static const char projection_trigger[] =
 	"CREATE OR REPLACE TRIGGER event_projection AFTER INSERT ON @store@.event"
 	"	FOR EACH ROW EXECUTE FUNCTION @extension@.es_project();"
@@ -58,6 +56,10 @@ static int	compare_ids(const ListCell *a, const ListCell *b);
 static void check_query(const char *query, const EsSearchPath *path);
 static Datum target_names(ArrayType *targets);
 static void find_handlers(EsProjection *projection);
+static SPIPlanPtr keep_plan(EsProjection *projection, const char *query, int nargs);
+static char *select_from_log(EsStore *store, EsProjection *projection);
+static void append_name_filter(StringInfo sql, const char *expression, List *names);
+static char *query_over_log(EsStore *store, EsProjection *projection);
 static void free_plan(void *plan);
 
 static const EsDefinitionTable projection_table = {
@@ -83,7 +85,6 @@ static const EsDefinitionTable projection_table = {
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_drop_projection);
-PG_FUNCTION_INFO_V1(es_pause);
 
 /*
  * es_create_projection(name text, handler text, mode text, targets regclass[], query text,
@@ -99,6 +100,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	char	   *query = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
 	ArrayType  *path_names = es_search_path_current(InvalidOid);
 	EsSearchPath *path = es_search_path_read(path_names);
+	bool		async;
 	Datum		values[8];
 	char		nulls[9] = "        ";
 
@@ -106,16 +108,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a projection has either a handler or a query")));
-	if (mode && strcmp(mode, "async") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("projections of mode \"async\" are not supported by this version"),
-				 errhint("Use mode \"inline\".")));
-	if (mode == NULL || strcmp(mode, "inline") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid mode \"%s\" of a projection", mode ? mode : "NULL"),
-				 errhint("Use mode \"inline\".")));
+	async = es_projection_mode_is_async(mode);
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = handler ? CStringGetTextDatum(handler) : (Datum) 0;
@@ -140,14 +133,16 @@ es_create_projection(PG_FUNCTION_ARGS)
 		check_query(query, path);
 
 	/* appends under way do not know of it: let them end first */
-	LockRelationOid(store->event, ShareRowExclusiveLock);
-	if (!OidIsValid(get_trigger_oid(store->event, "event_projection", true)))
-		es_store_execute(projection_trigger, store->name);
-	if (es_spi_write(store, &insert_plan, values, nulls) == 0)
+	if (!async)
+		es_projection_put_trigger(store);
+	if (es_subscription_by_name(store, name, true) ||
+		es_spi_write(store, &insert_plan, values, nulls) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("projection \"%s\" already exists", name)));
-	if (es_log_last_position(store, GetLatestSnapshot()) > 0)
+	if (async)
+		es_projection_subscribe(store, name, 0, path_names);
+	else if (es_log_last_position(store, GetLatestSnapshot()) > 0)
 		ereport(NOTICE,
 				(errmsg("projection \"%s\" begins with the next event", name),
 				 errhint("Fill it from history with es_rebuild_projection().")));
@@ -159,31 +154,19 @@ es_create_projection(PG_FUNCTION_ARGS)
 Datum
 es_drop_projection(PG_FUNCTION_ARGS)
 {
+	EsStore    *store = es_store_current();
 	char	   *name = es_projection_name_argument(fcinfo);
+	EsSubscription *subscription = es_subscription_by_name(store, name, true);
 	Datum		values[] = {CStringGetTextDatum(name)};
 
 	SPI_connect();
-	if (es_spi_write(es_store_current(), &delete_plan, values, NULL) == 0)
+	/* first: whoever runs it holds its lock */
+	if (subscription && subscription->kind == ES_SUBSCRIPTION_PROJECTION)
+		es_subscription_delete(store, subscription);
+	if (es_spi_write(store, &delete_plan, values, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("projection \"%s\" does not exist", name)));
-	SPI_finish();
-	PG_RETURN_VOID();
-}
-
-/* es_pause(name text) returns void */
-Datum
-es_pause(PG_FUNCTION_ARGS)
-{
-	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
-
-	SPI_connect();
-
-	/* with no append under way, the last event is the last one it has seen */
-	LockRelationOid(store->event, ShareRowExclusiveLock);
-	if (!es_projection_by_name(store, name)->paused)
-		es_projection_set_paused(store, name, true, es_log_last_position(store, GetLatestSnapshot()));
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -195,17 +178,26 @@ es_projections(EsStore *store)
 }
 
 EsProjection *
-es_projection_by_name(EsStore *store, const char *name)
+es_projection_find(EsStore *store, const char *name)
 {
 	ListCell   *cell;
 
 	foreach(cell, es_projections(store))
 		if (strcmp(((EsProjection *) lfirst(cell))->name, name) == 0)
 			return lfirst(cell);
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("projection \"%s\" does not exist", name)));
 	return NULL;
+}
+
+EsProjection *
+es_projection_by_name(EsStore *store, const char *name)
+{
+	EsProjection *projection = es_projection_find(store, name);
+
+	if (projection == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("projection \"%s\" does not exist", name)));
+	return projection;
 }
 
 bool
@@ -218,22 +210,29 @@ es_projection_wants(EsProjection *projection, const text *type, const text *stre
 SPIPlanPtr
 es_projection_plan(EsProjection *projection)
 {
-	SPIPlanPtr	plan;
-	MemoryContextCallback *release;
+	if (projection->plan == NULL)
+		projection->plan = keep_plan(projection, projection->query, 0);
+	return projection->plan;
+}
 
-	if (projection->plan)
-		return projection->plan;
-	plan = SPI_prepare(projection->query, 0, NULL);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	release = MemoryContextAllocZero(projection->context, sizeof(MemoryContextCallback));
-	if (SPI_keepplan(plan) != 0)
-		elog(ERROR, "SPI_keepplan failed");
-	release->func = free_plan;
-	release->arg = plan;
-	MemoryContextRegisterResetCallback(projection->context, release);
-	projection->plan = plan;
-	return plan;
+SPIPlanPtr
+es_projection_log_plan(EsStore *store, EsProjection *projection)
+{
+	if (projection->log_plan == NULL)
+		projection->log_plan = keep_plan(projection, query_over_log(store, projection), 2);
+	return projection->log_plan;
+}
+
+SPIPlanPtr
+es_projection_count_plan(EsStore *store, EsProjection *projection)
+{
+	if (projection->count_plan == NULL)
+		projection->count_plan =
+			keep_plan(projection,
+					  psprintf("SELECT pg_catalog.count(*), pg_catalog.min(position) FROM (%s) e",
+							   select_from_log(store, projection)),
+					  2);
+	return projection->count_plan;
 }
 
 void
@@ -251,14 +250,6 @@ es_projection_register_rows(const char *name, TupleDesc tupdesc, Tuplestorestate
 		elog(ERROR, "could not register relation %s", name);
 }
 
-void
-es_projection_set_paused(EsStore *store, const char *name, bool paused, int64 paused_at)
-{
-	Datum		values[] = {CStringGetTextDatum(name), Int64GetDatum(paused_at)};
-
-	(void) es_spi_write(store, &pause_plan, values, paused ? NULL : " n");
-}
-
 char *
 es_projection_name_argument(FunctionCallInfo fcinfo)
 {
@@ -274,6 +265,14 @@ es_projection_name_argument(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the projection's name must not be empty")));
 	return name;
+}
+
+void
+es_projection_put_trigger(EsStore *store)
+{
+	LockRelationOid(store->event, ShareRowExclusiveLock);
+	if (!OidIsValid(get_trigger_oid(store->event, "event_projection", true)))
+		es_store_execute(projection_trigger, store->name);
 }
 
 void
@@ -331,6 +330,99 @@ compare_ids(const ListCell *a, const ListCell *b)
 	int64		b_id = ((const EsProjection *) lfirst(b))->id;
 
 	return a_id < b_id ? -1 : a_id > b_id;
+}
+
+/* Prepare a statement of the projection, which has so many parameters, all of them positions. */
+static SPIPlanPtr
+keep_plan(EsProjection *projection, const char *query, int nargs)
+{
+	Oid			argtypes[] = {INT8OID, INT8OID};
+	MemoryContextCallback *release;
+	SPIPlanPtr	plan;
+
+	/* ranges differ too much for one plan */
+	plan = SPI_prepare_cursor(query, nargs, argtypes, nargs > 0 ? CURSOR_OPT_CUSTOM_PLAN : 0);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	release = MemoryContextAllocZero(projection->context, sizeof(MemoryContextCallback));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	release->func = free_plan;
+	release->arg = plan;
+	MemoryContextRegisterResetCallback(projection->context, release);
+	return plan;
+}
+
+/* The events of a range that the projection's filter lets through, with es_event's collations. */
+static char *
+select_from_log(EsStore *store, EsProjection *projection)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "SELECT position, stream COLLATE pg_catalog.\"default\" AS stream, version,"
+					 " type COLLATE pg_catalog.\"default\" AS type, data, metadata, event_id,"
+					 " correlation_id, causation_id, recorded_at FROM %s.event"
+					 " WHERE position OPERATOR(pg_catalog.>) $1"
+					 " AND position OPERATOR(pg_catalog.<=) $2",
+					 store->name);
+	append_name_filter(&sql, "type", projection->filter.types);
+	append_name_filter(&sql, "pg_catalog.split_part(stream, '-', 1)",
+					   projection->filter.categories);
+	return sql.data;
+}
+
+static void
+append_name_filter(StringInfo sql, const char *expression, List *names)
+{
+	ListCell   *cell;
+
+	if (names == NIL)
+		return;
+	appendStringInfo(sql, " AND %s OPERATOR(pg_catalog.=) ANY (ARRAY[", expression);
+	foreach(cell, names)
+		appendStringInfo(sql, "%s%s", foreach_current_index(cell) > 0 ? ", " : "",
+						 quote_literal_cstr(lfirst(cell)));
+	appendStringInfoString(sql, "]::pg_catalog.text[])");
+}
+
+/*
+ * The projection's query with es_new_events as its first common table expression.
+ * Its own ones, if it has any, follow.
+ */
+static char *
+query_over_log(EsStore *store, EsProjection *projection)
+{
+	const char *query = projection->query;
+	List	   *statements = raw_parser(query, RAW_PARSE_DEFAULT);
+	Node	   *statement = linitial_node(RawStmt, statements)->stmt;
+	WithClause *with = NULL;
+	int			rest;
+
+	switch (nodeTag(statement))
+	{
+		case T_InsertStmt:
+			with = ((InsertStmt *) statement)->withClause;
+			break;
+		case T_UpdateStmt:
+			with = ((UpdateStmt *) statement)->withClause;
+			break;
+		case T_DeleteStmt:
+			with = ((DeleteStmt *) statement)->withClause;
+			break;
+		case T_MergeStmt:
+			with = ((MergeStmt *) statement)->withClause;
+			break;
+		case T_SelectStmt:
+			with = ((SelectStmt *) statement)->withClause;
+			break;
+		default:
+			break;
+	}
+	rest = with ? linitial_node(CommonTableExpr, with->ctes)->location : 0;
+	return psprintf("WITH %ses_new_events AS (%s)%s %s", with && with->recursive ? "RECURSIVE " : "",
+					select_from_log(store, projection), with ? "," : "", query + rest);
 }
 
 /* When the definitions are freed, so is the plan. */

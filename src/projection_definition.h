@@ -24,6 +24,8 @@ typedef struct EsProjection
 	char	   *handler;		/* NULL: set-based */
 	char	   *query;			/* NULL: by handler */
 	SPIPlanPtr	plan;			/* of the query; NULL: not prepared yet */
+	SPIPlanPtr	log_plan;		/* of the query over a range of the log */
+	SPIPlanPtr	count_plan;		/* of that range's count */
 	List	   *targets;		/* qualified names (char *) of its tables */
 	EsFilter	filter;
 	bool		async;			/* run by a subscription of its name, not by the append */
@@ -37,8 +39,9 @@ typedef struct EsProjection
 /* All projections of a store (EsProjection *), in the order of their ids. */
 extern List *es_projections(EsStore *store);
 
-/* 42704 when there is none. */
+/* Find one by its name; when there is none, 42704 from the first, NULL from the second. */
 extern EsProjection *es_projection_by_name(EsStore *store, const char *name);
+extern EsProjection *es_projection_find(EsStore *store, const char *name);
 
 /* Whether its filter lets an event through, and there is something to run for it. */
 extern bool es_projection_wants(EsProjection *projection, const text *type, const text *stream);
@@ -49,13 +52,23 @@ extern bool es_projection_wants(EsProjection *projection, const text *type, cons
  */
 extern SPIPlanPtr es_projection_plan(EsProjection *projection);
 
+/*
+ * Saved plans of a set-based projection whose es_new_events are the events of the
+ * log in a range of positions, $1 < position <= $2, and of the count of these and
+ * the lowest position among them.  Connected to SPI, under the projection's path.
+ */
+extern SPIPlanPtr es_projection_log_plan(EsStore *store, EsProjection *projection);
+extern SPIPlanPtr es_projection_count_plan(EsStore *store, EsProjection *projection);
+
 /* Make rows readable under a name in the current SPI connection. */
 extern void es_projection_register_rows(const char *name, TupleDesc tupdesc,
 										Tuplestorestate *rows);
 
-/* Connected to SPI; the caller holds the log's ShareRowExclusiveLock. */
-extern void es_projection_set_paused(EsStore *store, const char *name, bool paused,
-									 int64 paused_at);
+/*
+ * Let all appends under way end, keep others waiting to the end of the
+ * transaction, and have them run the inline projections.  Connected to SPI.
+ */
+extern void es_projection_put_trigger(EsStore *store);
 
 /* The first argument of a call as a projection's name; 22004 when it is NULL. */
 extern char *es_projection_name_argument(FunctionCallInfo fcinfo);

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "common/hashfn.h"
 #include "retired.h"
@@ -115,6 +116,7 @@ uint64
 es_spi_write(EsStore *store, const EsPlanSpec *spec, Datum *values, const char *nulls)
 {
 	check_result(SPI_execute_plan(es_spi_plan(store, spec), values, nulls, false, 0), spec);
+	CommandCounterIncrement();
 	return SPI_processed;
 }
 

@@ -11,7 +11,7 @@
 #include "executor/spi.h"
 #include "store.h"
 
-#define ES_PLAN_MAX_ARGS	12
+#define ES_PLAN_MAX_ARGS	18
 
 /*
  * A statement, declared static const by the file that runs it; its address is
@@ -44,7 +44,10 @@ extern void es_spi_read(EsStore *store, const EsPlanSpec *spec, Datum *values, c
 extern void es_spi_stream(EsStore *store, const EsPlanSpec *spec, Datum *values,
 						  const char *nulls, DestReceiver *dest);
 
-/* Run a writing statement; returns the number of rows processed. */
+/*
+ * Run a writing statement; returns the number of rows processed.  Whoever looks
+ * next sees what it wrote.
+ */
 extern uint64 es_spi_write(EsStore *store, const EsPlanSpec *spec, Datum *values,
 						   const char *nulls);
 

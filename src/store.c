@@ -233,6 +233,7 @@ static const char store_tables[] =
 	"	correlation_id uuid,"
 	"	causation_id uuid,"
 	"	attempts int NOT NULL DEFAULT 0,"
+	"	retry_at timestamptz,"
 	"	last_error text,"
 	"	last_error_at timestamptz,"
 	"	failed_at timestamptz,"

@@ -25,8 +25,6 @@
 #include "definition.h"
 #include "feed.h"
 #include "log.h"
-#include "process_manager.h"
-#include "projection_definition.h"
 #include "run_as.h"
 #include "spi_plan.h"
 #include "stream.h"
@@ -89,7 +87,6 @@ static const EsPlanSpec forget_plans[] = {
 static void *read_subscription(const Datum *values, const bool *nulls);
 static int	compare_ids(const ListCell *a, const ListCell *b);
 static int	word_number(const char *word, const char *const *words, int nwords);
-static void lock_partitions(EsStore *store, EsSubscription *subscription);
 static void forget(EsStore *store, const char *name, int nplans);
 static EsSubscription *named_argument(FunctionCallInfo fcinfo, EsStore *store);
 static Datum store_text(const char *text, char *null);
@@ -268,7 +265,7 @@ es_subscription_partition(const EsSubscription *subscription, const text *stream
 }
 
 bool
-es_subscription_wants(EsStore *store, EsSubscription *subscription, int partition,
+es_subscription_wants(EsSubscription *subscription, EsProjection *projection, int partition,
 					  const text *type, const text *stream)
 {
 	if (!es_filter_selects(&subscription->filter, type, stream) ||
@@ -279,15 +276,18 @@ es_subscription_wants(EsStore *store, EsSubscription *subscription, int partitio
 		case ES_SUBSCRIPTION_EXTERNAL:
 			return true;
 		case ES_SUBSCRIPTION_PROJECTION:
-			return es_projection_wants(es_projection_by_name(store, subscription->name), type,
-									   stream);
+			return es_projection_wants(projection, type, stream);
 		case ES_SUBSCRIPTION_HANDLER:
-			return es_overload(&subscription->handlers, type) != NULL;
 		case ES_SUBSCRIPTION_PROCESS_MANAGER:
-			es_process_manager(subscription);	/* finds them */
 			return es_overload(&subscription->handlers, type) != NULL;
 	}
 	return false;
+}
+
+uint64
+es_subscriptions_serial(EsStore *store)
+{
+	return es_definitions(store, &subscription_table)->serial;
 }
 
 void
@@ -350,7 +350,7 @@ es_subscription_delete(EsStore *store, EsSubscription *subscription)
 	Datum		values[] = {CStringGetTextDatum(subscription->name)};
 	char	   *name = pstrdup(subscription->name);
 
-	lock_partitions(store, subscription);
+	es_subscription_lock(store, subscription);
 	(void) es_spi_write(store, &delete_plan, values, NULL);
 	forget(store, name, lengthof(forget_plans));
 }
@@ -361,7 +361,7 @@ es_subscription_set_paused(EsStore *store, EsSubscription *subscription, bool pa
 	Datum		values[] = {CStringGetTextDatum(subscription->name), BoolGetDatum(paused)};
 	EsRunAs		run_as;
 
-	lock_partitions(store, subscription);
+	es_subscription_lock(store, subscription);
 	(void) es_spi_write(store, &pause_plan, values, NULL);
 	if (!paused)
 	{
@@ -377,9 +377,25 @@ es_subscription_reset(EsStore *store, EsSubscription *subscription, int64 positi
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int64GetDatum(position)};
 	char	   *name = pstrdup(subscription->name);
 
-	lock_partitions(store, subscription);
+	es_subscription_lock(store, subscription);
 	(void) es_spi_write(store, &reset_plan, values, NULL);
 	forget(store, name, FORGET_CHECKPOINTS);
+}
+
+void
+es_subscription_lock(EsStore *store, EsSubscription *subscription)
+{
+	int			partitions = subscription->partitions;
+
+	/* what was committed while we waited would be overwritten unseen */
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change subscription \"%s\" in this isolation level",
+						subscription->name),
+				 errhint("Use a transaction in READ COMMITTED.")));
+	for (int i = 0; i < partitions; i++)
+		(void) es_checkpoint_lock(store, subscription, i, true);
 }
 
 char *
@@ -505,7 +521,6 @@ read_subscription(const Datum *values, const bool *nulls)
 		handlers->context = subscription->context;
 		handlers->owner = psprintf("%s \"%s\"", kind_names[kind], subscription->name);
 		handlers->scope = es_function_scope(handlers->name, InvalidOid, subscription->path);
-		handlers->allow_sets = (kind == ES_SUBSCRIPTION_PROCESS_MANAGER);
 	}
 	return subscription;
 }
@@ -526,23 +541,6 @@ word_number(const char *word, const char *const *words, int nwords)
 		if (strcmp(word, words[i]) == 0)
 			return i;
 	return -1;
-}
-
-/* From here on nobody works on it; those who did are done. */
-static void
-lock_partitions(EsStore *store, EsSubscription *subscription)
-{
-	int			partitions = subscription->partitions;
-
-	/* what was committed while we waited would be overwritten unseen */
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot change subscription \"%s\" in this isolation level",
-						subscription->name),
-				 errhint("Use a transaction in READ COMMITTED.")));
-	for (int i = 0; i < partitions; i++)
-		(void) es_checkpoint_lock(store, subscription, i, true);
 }
 
 /* The rows that go with a subscription are the store's own: whoever may delete it, deletes them. */

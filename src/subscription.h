@@ -11,6 +11,7 @@
 #include "filter.h"
 #include "fmgr.h"
 #include "overload.h"
+#include "projection_definition.h"
 #include "routine.h"
 #include "store.h"
 #include "utils/timestamp.h"
@@ -76,9 +77,15 @@ extern const char *es_subscription_kind(const EsSubscription *subscription);
 /* The partition of a stream: the same for ever. */
 extern int	es_subscription_partition(const EsSubscription *subscription, const text *stream);
 
-/* Whether a partition of it gets an event of this type and stream. */
-extern bool es_subscription_wants(EsStore *store, EsSubscription *subscription, int partition,
-								  const text *type, const text *stream);
+/*
+ * Whether a partition of it gets an event of this type and stream.  The
+ * projection is that of a projection's subscription, else NULL.  Raises nothing.
+ */
+extern bool es_subscription_wants(EsSubscription *subscription, EsProjection *projection,
+								  int partition, const text *type, const text *stream);
+
+/* Rises with every change of any definition: what was got before is outdated. */
+extern uint64 es_subscriptions_serial(EsStore *store);
 
 /* What is stored of a new subscription; what is left 0 is NULL or a default. */
 typedef struct EsNewSubscription
@@ -107,6 +114,12 @@ typedef struct EsNewSubscription
  * taken, by a projection too.  Connected to SPI.
  */
 extern void es_subscription_insert(EsStore *store, const EsNewSubscription *subscription);
+
+/*
+ * Wait until nobody works on it, and keep others away to the end of the
+ * transaction, which must be in READ COMMITTED (else 55000).
+ */
+extern void es_subscription_lock(EsStore *store, EsSubscription *subscription);
 
 /* Forget one with its checkpoints and all that goes with them.  Connected to SPI. */
 extern void es_subscription_delete(EsStore *store, EsSubscription *subscription);

@@ -1,0 +1,782 @@
+/*-------------------------------------------------------------------------
+ *
+ * run.c
+ *		Running what a store has to do: subscriptions and schedules.
+ *
+ * Workers and es_run() do the same, step by step; a step is one batch of one
+ * partition.  What a batch does, and the checkpoint that goes with it, are one
+ * transaction: each event takes effect once.
+ *
+ * Failures.  A batch that fails is undone and made smaller, until it ends before
+ * the culprit, which is then alone in the next one.  Its failures are counted in
+ * the checkpoint; between two attempts the partition waits.  After max_retries
+ * its stream is parked, or the event is skipped, or the partition is stopped, as
+ * the definition says.
+ *
+ * Whoever runs a partition holds its lock to the end of the transaction, so that
+ * any number of workers may look for work; what one is at, the others leave to
+ * him.  The store's tables are read and written as their owner, the log is read
+ * and handlers run as the owner of the definition (run_as.c, batch.c).
+ *
+ * Between two steps a runner remembers for each partition how far there is
+ * nothing for it, so that events that nobody wants cost one look at their type
+ * and stream for all subscriptions together, and no write.  That is written down
+ * late (es_runner_flush()).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "batch.h"
+#include "checkpoint.h"
+#include "executor/spi.h"
+#include "feed.h"
+#include "log.h"
+#include "parked_event.h"
+#include "row_receiver.h"
+#include "run.h"
+#include "run_as.h"
+#include "schedule.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* A partition that somebody else is at is looked at again after this time. */
+#define LOOK_AGAIN_US	1000000
+
+/* One look for work reads at most this many events. */
+#define MAX_SCAN		10000
+
+/* Replays this many parked events in a step. */
+#define MAX_REPLAY		100
+
+/* A deadlock and the like is no event's fault: it is tried at least so often. */
+#define TRANSIENT_RETRIES 10
+
+typedef struct UnitKey
+{
+	int64		subscription;	/* id */
+	int64		partition;
+} UnitKey;
+
+/* A partition of a subscription, as a runner knows it. */
+typedef struct Unit
+{
+	UnitKey		key;			/* hash key */
+	bool		defined;		/* still */
+	bool		idle;			/* paused or stopped, until a definition changes */
+	bool		has_work;		/* or it is not known */
+	TimestampTz look_again;		/* not before; 0: at any time */
+	int64		scanned_to;		/* nothing for it from its checkpoint up to here */
+	int64		written;		/* position in its checkpoint, as far as known */
+	uint64		turn;			/* when it was run last */
+
+	/* during a scan */
+	EsSubscription *subscription;
+	EsProjection *projection;
+} Unit;
+
+struct EsRunner
+{
+	MemoryContext context;
+	Oid			schema;
+	bool		foreground;
+	uint64		serial;			/* of the definitions that units were made of */
+	HTAB	   *units;
+	uint64		turns;
+};
+
+/* Looks which units want the events of a range. */
+typedef struct ScanReceiver
+{
+	DestReceiver pub;
+	Unit	  **units;
+	int			nunits;
+	int64		read;
+	int64		last_read;
+} ScanReceiver;
+
+/* Receives one event. */
+typedef struct OneReceiver
+{
+	DestReceiver pub;
+	EsEvent    *event;
+	bool		found;
+	MemoryContext context;
+} OneReceiver;
+
+static void require_read_committed(void);
+static void refresh_units(EsRunner *runner, EsStore *store);
+static void refresh_unit(EsRunner *runner, EsSubscription *subscription, int partition);
+static Unit *next_unit(EsRunner *runner, TimestampTz now, bool *more);
+static void find_unit(EsStore *store, Unit *unit);
+static bool scan_for_work(EsRunner *runner, EsStore *store, bool *capped);
+static bool receive_scan(TupleTableSlot *slot, DestReceiver *self);
+static TimestampTz next_look(EsRunner *runner);
+static bool run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events,
+					 EsRunStep *step);
+static bool run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription,
+						  Unit *unit, int64 max_events, EsRunStep *step);
+static bool replay_some(EsStore *store, EsSubscription *subscription, int partition,
+						bool foreground, int64 max_events, int64 *events);
+static bool run_narrowed(EsBatch *batch);
+static void park_waiting(EsBatch *batch);
+static void note_failure(EsBatch *batch, EsCheckpoint *checkpoint);
+static void note_success(EsBatch *batch, EsCheckpoint *checkpoint);
+static void put_aside(EsBatch *batch, EsCheckpoint *checkpoint, const char *message);
+static bool read_one(EsStore *store, int64 position, EsEvent *event);
+static bool receive_one(TupleTableSlot *slot, DestReceiver *self);
+static char *failure_message(const ErrorData *error);
+
+PG_FUNCTION_INFO_V1(es_run);
+
+/* es_run(max_events bigint) returns bigint */
+Datum
+es_run(PG_FUNCTION_ARGS)
+{
+	int64		max_events = PG_ARGISNULL(0) ? PG_INT64_MAX : PG_GETARG_INT64(0);
+	EsRunner   *runner;
+	int64		events = 0;
+	EsRunStep	step;
+
+	if (max_events < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_events must not be negative")));
+	require_read_committed();
+	runner = es_runner(CurrentMemoryContext, es_store_current()->schema, true);
+	while (events < max_events)
+	{
+		CHECK_FOR_INTERRUPTS();
+		es_runner_step(runner, max_events - events, &step);
+		if (!step.worked)
+			break;
+		events += step.events;
+	}
+	es_runner_flush(runner);
+	MemoryContextDelete(runner->context);
+	PG_RETURN_INT64(events);
+}
+
+EsRunner *
+es_runner(MemoryContext parent, Oid schema, bool foreground)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "event_sourcing runner",
+												  ALLOCSET_DEFAULT_SIZES);
+	EsRunner   *runner = MemoryContextAllocZero(context, sizeof(EsRunner));
+	HASHCTL		ctl = {0};
+
+	runner->context = context;
+	runner->schema = schema;
+	runner->foreground = foreground;
+	ctl.keysize = sizeof(UnitKey);
+	ctl.entrysize = sizeof(Unit);
+	ctl.hcxt = context;
+	runner->units = hash_create("event_sourcing units", 64, &ctl,
+								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	return runner;
+}
+
+void
+es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
+{
+	EsStore    *store = es_store_of_schema(runner->schema);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next_schedule = 0;
+	TimestampTz next_unit_time;
+	Unit	   *unit;
+	bool		capped;
+
+	memset(step, 0, sizeof(*step));
+	require_read_committed();
+	SPI_connect();
+	refresh_units(runner, store);
+
+	if (es_schedule_run_due(store, runner->foreground, &next_schedule))
+	{
+		step->worked = true;
+		step->more = true;
+		step->events = 1;
+	}
+	while (!step->worked)
+	{
+		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
+			step->worked = run_unit(runner, store, unit, max_events, step);
+		if (step->worked)
+			break;
+		if (!scan_for_work(runner, store, &capped))
+		{
+			step->worked = capped;
+			break;
+		}
+	}
+	next_unit_time = next_look(runner);
+	step->next_time = next_schedule;
+	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
+		step->next_time = next_unit_time;
+	SPI_finish();
+}
+
+void
+es_run_replay(EsStore *store, EsSubscription *subscription)
+{
+	int64		events = 0;
+
+	for (int i = 0; i < subscription->partitions; i++)
+		while (replay_some(store, subscription, i, true, PG_INT64_MAX, &events))
+			CHECK_FOR_INTERRUPTS();
+}
+
+bool
+es_runner_is_dirty(EsRunner *runner)
+{
+	HASH_SEQ_STATUS scan;
+	Unit	   *unit;
+	bool		dirty = false;
+
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+		if (unit->defined && !unit->idle && unit->scanned_to > unit->written)
+			dirty = true;
+	return dirty;
+}
+
+void
+es_runner_flush(EsRunner *runner)
+{
+	EsStore    *store = es_store_of_schema(runner->schema);
+	HASH_SEQ_STATUS scan;
+	EsRunAs		run_as;
+	Unit	   *unit;
+	List	   *units = NIL;
+	ListCell   *cell;
+
+	SPI_connect();
+	refresh_units(runner, store);
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+		if (unit->defined && !unit->idle && unit->scanned_to > unit->written)
+			units = lappend(units, unit);
+
+	foreach(cell, units)
+	{
+		EsCheckpoint checkpoint;
+
+		unit = lfirst(cell);
+		find_unit(store, unit);
+		if (unit->subscription == NULL ||
+			!es_checkpoint_lock(store, unit->subscription, (int) unit->key.partition, false))
+			continue;
+		es_run_as_begin(&run_as, es_run_as_store_owner(store));
+		es_checkpoint_read(store, unit->subscription, (int) unit->key.partition, &checkpoint);
+		if (checkpoint.position < unit->scanned_to && !checkpoint.stopped &&
+			checkpoint.failed_position == 0)
+		{
+			checkpoint.position = unit->scanned_to;
+			es_checkpoint_write(store, unit->subscription, &checkpoint);
+		}
+		es_run_as_end(&run_as);
+		unit->written = Max(checkpoint.position, unit->scanned_to);
+	}
+	SPI_finish();
+}
+
+/* A checkpoint that somebody else moved meanwhile could not be moved any more. */
+static void
+require_read_committed(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot run subscriptions in this isolation level"),
+				 errhint("Use a transaction in READ COMMITTED.")));
+}
+
+/* Bring the units in line with the definitions; after any change all are looked at again. */
+static void
+refresh_units(EsRunner *runner, EsStore *store)
+{
+	uint64		serial = es_subscriptions_serial(store);
+	HASH_SEQ_STATUS scan;
+	Unit	   *unit;
+	ListCell   *cell;
+
+	if (serial == runner->serial)
+		return;
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+		unit->defined = false;
+	foreach(cell, es_subscriptions(store))
+	{
+		EsSubscription *subscription = lfirst(cell);
+
+		if (subscription->kind == ES_SUBSCRIPTION_EXTERNAL)
+			continue;
+		for (int i = 0; i < subscription->partitions; i++)
+			refresh_unit(runner, subscription, i);
+	}
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+		if (!unit->defined)
+			(void) hash_search(runner->units, &unit->key, HASH_REMOVE, NULL);
+	runner->serial = serial;
+}
+
+static void
+refresh_unit(EsRunner *runner, EsSubscription *subscription, int partition)
+{
+	UnitKey		key = {subscription->id, partition};
+	Unit	   *unit = hash_search(runner->units, &key, HASH_ENTER, NULL);
+
+	memset((char *) unit + sizeof(UnitKey), 0, sizeof(Unit) - sizeof(UnitKey));
+	unit->defined = true;
+	unit->idle = subscription->paused;
+	unit->has_work = !subscription->paused;
+}
+
+/* The unit that has waited longest of those that have work now. */
+static Unit *
+next_unit(EsRunner *runner, TimestampTz now, bool *more)
+{
+	HASH_SEQ_STATUS scan;
+	Unit	   *unit;
+	Unit	   *next = NULL;
+
+	*more = false;
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+	{
+		if (!unit->has_work || unit->look_again > now)
+			continue;
+		if (next)
+			*more = true;
+		if (next == NULL || unit->turn < next->turn)
+			next = unit;
+	}
+	return next;
+}
+
+/* What the unit's definition is at the moment: its subscription is NULL when there is none. */
+static void
+find_unit(EsStore *store, Unit *unit)
+{
+	ListCell   *cell;
+
+	unit->subscription = NULL;
+	unit->projection = NULL;
+	foreach(cell, es_subscriptions(store))
+		if (((EsSubscription *) lfirst(cell))->id == unit->key.subscription)
+			unit->subscription = lfirst(cell);
+	if (unit->subscription && unit->subscription->kind == ES_SUBSCRIPTION_PROJECTION)
+		unit->projection = es_projection_find(store, unit->subscription->name);
+}
+
+/*
+ * Look at the events behind the place up to which nobody wants anything.  True
+ * when somebody wants one of them now.
+ */
+static bool
+scan_for_work(EsRunner *runner, EsStore *store, bool *capped)
+{
+	ScanReceiver receiver = {0};
+	EsLogRange	range = {PG_INT64_MAX, 0, PG_INT64_MAX, false};
+	HASH_SEQ_STATUS scan;
+	EsRunAs		run_as;
+	Unit	   *unit;
+	bool		found = false;
+
+	*capped = false;
+	receiver.units = palloc(hash_get_num_entries(runner->units) * sizeof(Unit *));
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+		if (!unit->idle && !unit->has_work)
+		{
+			receiver.units[receiver.nunits++] = unit;
+			range.first = Min(range.first, unit->scanned_to + 1);
+		}
+	if (receiver.nunits == 0)
+		return false;
+
+	es_run_as_begin(&run_as, es_run_as_store_owner(store));
+	range.last = es_feed_high_water(store);
+	if (range.first <= range.last)
+	{
+		for (int i = 0; i < receiver.nunits; i++)
+			find_unit(store, receiver.units[i]);
+		es_row_receiver_init(&receiver.pub, receive_scan);
+		PushActiveSnapshot(GetLatestSnapshot());
+		es_log_read_feed(store, &range, NULL, NULL, &receiver.pub);
+		PopActiveSnapshot();
+	}
+	es_run_as_end(&run_as);
+
+	for (int i = 0; i < receiver.nunits; i++)
+	{
+		unit = receiver.units[i];
+		if (unit->has_work)
+			found = true;
+		else
+			unit->scanned_to = Max(unit->scanned_to, receiver.last_read);
+	}
+	*capped = receiver.read >= MAX_SCAN;
+	return found;
+}
+
+static bool
+receive_scan(TupleTableSlot *slot, DestReceiver *self)
+{
+	ScanReceiver *receiver = (ScanReceiver *) self;
+	int64		position;
+	text	   *type;
+	text	   *stream;
+	EsEvent		event;
+
+	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
+	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
+	type = DatumGetTextPP(event.values[ES_EVENT_TYPE]);
+	stream = DatumGetTextPP(event.values[ES_EVENT_STREAM]);
+	for (int i = 0; i < receiver->nunits; i++)
+	{
+		Unit	   *unit = receiver->units[i];
+
+		if (unit->has_work || position <= unit->scanned_to)
+			continue;
+
+		/* what is broken is run, too, so that it is said there */
+		if (unit->subscription == NULL ||
+			(unit->subscription->kind == ES_SUBSCRIPTION_PROJECTION && unit->projection == NULL) ||
+			es_subscription_wants(unit->subscription, unit->projection,
+								  (int) unit->key.partition, type, stream))
+		{
+			unit->has_work = true;
+			unit->scanned_to = Max(unit->scanned_to, receiver->last_read);
+		}
+	}
+	receiver->last_read = position;
+	return ++receiver->read < MAX_SCAN;
+}
+
+/* When a unit must be looked at that cannot be run now; 0: none. */
+static TimestampTz
+next_look(EsRunner *runner)
+{
+	HASH_SEQ_STATUS scan;
+	Unit	   *unit;
+	TimestampTz next = 0;
+
+	hash_seq_init(&scan, runner->units);
+	while ((unit = hash_seq_search(&scan)) != NULL)
+		if (unit->has_work && unit->look_again != 0 && (next == 0 || unit->look_again < next))
+			next = unit->look_again;
+	return next;
+}
+
+/* Run a batch of a unit; false when there was nothing to do, or somebody else is at it. */
+static bool
+run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunStep *step)
+{
+	unit->turn = ++runner->turns;
+	unit->look_again = 0;
+	find_unit(store, unit);
+	if (unit->subscription == NULL)
+	{
+		unit->idle = true;
+		unit->has_work = false;
+		return false;
+	}
+	if (!es_checkpoint_lock(store, unit->subscription, (int) unit->key.partition, false))
+	{
+		unit->look_again = GetCurrentTimestamp() + LOOK_AGAIN_US;
+		return false;
+	}
+
+	/* whoever paused or dropped it had the lock before us */
+	AcceptInvalidationMessages();
+	find_unit(store, unit);
+	if (unit->subscription == NULL || unit->subscription->paused)
+	{
+		unit->idle = true;
+		unit->has_work = false;
+		return false;
+	}
+	return run_partition(runner, store, unit->subscription, unit, max_events, step);
+}
+
+static bool
+run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Unit *unit,
+			  int64 max_events, EsRunStep *step)
+{
+	EsBatch		batch = {.store = store,.subscription = subscription};
+	EsCheckpoint checkpoint;
+	EsHeldStreams held;
+	EsRunAs		run_as;
+	bool		done;
+
+	batch.partition = (int) unit->key.partition;
+	batch.foreground = runner->foreground;
+	batch.max_events = max_events;
+	batch.held = &held;
+
+	es_run_as_begin(&run_as, es_run_as_store_owner(store));
+	es_checkpoint_read(store, subscription, batch.partition, &checkpoint);
+	es_parked_held_streams(store, subscription, batch.partition, &held);
+	batch.upto = es_feed_high_water(store);
+	es_run_as_end(&run_as);
+	unit->written = checkpoint.position;
+
+	if (checkpoint.stopped)
+	{
+		unit->idle = true;
+		unit->has_work = false;
+		return false;
+	}
+	if (checkpoint.retry_at > GetCurrentTimestamp())
+	{
+		unit->look_again = checkpoint.retry_at;
+		return false;
+	}
+	if (held.replay)
+	{
+		(void) replay_some(store, subscription, batch.partition, runner->foreground, max_events,
+						   &step->events);
+		return true;
+	}
+
+	batch.after = Max(checkpoint.position, unit->scanned_to);
+	done = run_narrowed(&batch);
+
+	es_run_as_begin(&run_as, es_run_as_store_owner(store));
+	if (done)
+	{
+		park_waiting(&batch);
+		note_success(&batch, &checkpoint);
+		unit->scanned_to = batch.last_read;
+		unit->has_work = batch.more;
+	}
+	else
+	{
+		note_failure(&batch, &checkpoint);
+		unit->look_again = checkpoint.retry_at;
+	}
+	es_run_as_end(&run_as);
+
+	if (checkpoint.stopped)
+	{
+		unit->idle = true;
+		unit->has_work = false;
+	}
+	unit->written = checkpoint.position;
+	step->events += batch.events;
+	return !done || batch.events > 0 || batch.more || batch.waiting != NIL;
+}
+
+/*
+ * Replay events that are marked for it, one by one; returns whether there were
+ * any.  One that fails again is parked again.
+ */
+static bool
+replay_some(EsStore *store, EsSubscription *subscription, int partition, bool foreground,
+			int64 max_events, int64 *events)
+{
+	int64	   *positions;
+	int			count;
+	bool		failed = false;
+	EsRunAs		run_as;
+
+	es_run_as_begin(&run_as, es_run_as_store_owner(store));
+	count = es_parked_to_replay(store, subscription, partition, (int) Min(MAX_REPLAY, max_events),
+								&positions);
+	es_run_as_end(&run_as);
+
+	/* after a failure those behind it wait again: then look anew */
+	for (int i = 0; i < count && !failed; i++)
+	{
+		EsBatch		batch = {.store = store,.subscription = subscription};
+
+		batch.partition = partition;
+		batch.foreground = foreground;
+		batch.max_events = 1;
+		batch.after = positions[i] - 1;
+		batch.upto = positions[i];
+		failed = !es_batch_run(&batch);
+		es_run_as_begin(&run_as, es_run_as_store_owner(store));
+		if (failed)
+			es_parked_fail(store, subscription, positions[i], failure_message(batch.error));
+		else
+			es_parked_remove(store, subscription, positions[i]);
+		if (failed || i == count - 1)
+			(void) es_parked_release(store, subscription, partition);
+		es_run_as_end(&run_as);
+		*events += batch.events;
+	}
+	pfree(positions);
+	return count > 0;
+}
+
+/* Run a batch, made smaller until it ends before the event that it fails on. */
+static bool
+run_narrowed(EsBatch *batch)
+{
+	while (!es_batch_run(batch))
+	{
+		if (batch->canceled || batch->events == 0 ||
+			(batch->events == 1 && batch->failed_position != 0))
+			break;
+		/* a set: half of it; single events: those before the one that failed */
+		if (batch->failed_position == 0)
+		{
+			if (batch->events == 1)
+				break;
+			batch->max_events = batch->events / 2;
+		}
+		else
+			batch->max_events = batch->events;
+	}
+	return batch->error == NULL;
+}
+
+/* Events of held streams wait behind what is parked. */
+static void
+park_waiting(EsBatch *batch)
+{
+	ListCell   *cell;
+
+	foreach(cell, batch->waiting)
+		es_parked_add(batch->store, batch->subscription, batch->partition, lfirst(cell),
+					  ES_PARKED_WAITING, NULL, 0);
+}
+
+static void
+note_success(EsBatch *batch, EsCheckpoint *checkpoint)
+{
+	bool		failed_before = checkpoint->attempts > 0 || checkpoint->retry_at != 0;
+
+	/* nothing for it was read: that is written late, by es_runner_flush() */
+	if (batch->events == 0 && batch->waiting == NIL && checkpoint->exists && !failed_before)
+		return;
+	checkpoint->position = batch->last_read;
+	if (failed_before && batch->last_read >= checkpoint->failed_position)
+	{
+		ereport(LOG,
+				(errmsg("subscription \"%s\" of event store %s goes on",
+						batch->subscription->name, batch->store->name),
+				 errdetail("It took %d more attempts.", checkpoint->attempts)));
+		checkpoint->attempts = 0;
+		checkpoint->failed_position = 0;
+		checkpoint->retry_at = 0;
+	}
+	es_checkpoint_write(batch->store, batch->subscription, checkpoint);
+}
+
+/* A batch failed on its first event, or for a reason that is no event's. */
+static void
+note_failure(EsBatch *batch, EsCheckpoint *checkpoint)
+{
+	char	   *message = failure_message(batch->error);
+	int			max_retries = batch->subscription->max_retries;
+	bool		again = checkpoint->attempts > 0 &&
+		checkpoint->failed_position == batch->failed_position;
+
+	if (batch->transient)
+		max_retries = Max(max_retries, TRANSIENT_RETRIES);
+	if (!again)
+		checkpoint->attempts = 0;
+	if (!batch->canceled)
+		checkpoint->attempts++;
+	checkpoint->failed_position = batch->failed_position;
+	checkpoint->retry_at = GetCurrentTimestamp() +
+		es_checkpoint_backoff_ms(Max(checkpoint->attempts, 1)) * INT64CONST(1000);
+
+	if (batch->failed_position != 0 && checkpoint->attempts > max_retries)
+		put_aside(batch, checkpoint, message);
+	else if (!again)
+		ereport(LOG,
+				(errmsg("subscription \"%s\" of event store %s failed, and will be tried again",
+						batch->subscription->name, batch->store->name),
+				 errdetail_log("%s", message),
+				 batch->error->context ? (errcontext("%s", batch->error->context)) : 0));
+	es_checkpoint_write(batch->store, batch->subscription, checkpoint);
+	es_checkpoint_write_error(batch->store, batch->subscription, batch->partition, message);
+}
+
+/* An event has failed too often: do what the definition says. */
+static void
+put_aside(EsBatch *batch, EsCheckpoint *checkpoint, const char *message)
+{
+	EsSubscription *subscription = batch->subscription;
+	EsEvent		event;
+
+	if (subscription->on_error == ES_ON_ERROR_STOP ||
+		!read_one(batch->store, batch->failed_position, &event))
+	{
+		checkpoint->stopped = true;
+		checkpoint->retry_at = 0;
+		ereport(LOG,
+				(errmsg("subscription \"%s\" of event store %s is stopped", subscription->name,
+						batch->store->name),
+				 errdetail_log("It failed %d times at position %lld: %s", checkpoint->attempts,
+							   (long long) batch->failed_position, message),
+				 errhint("Mend it and call es_resume().")));
+		return;
+	}
+	if (subscription->on_error == ES_ON_ERROR_PARK)
+		es_parked_add(batch->store, subscription, batch->partition, &event, ES_PARKED_PARKED,
+					  message, checkpoint->attempts);
+	ereport(LOG,
+			(errmsg("subscription \"%s\" of event store %s %s event %lld of stream \"%s\"",
+					subscription->name, batch->store->name,
+					subscription->on_error == ES_ON_ERROR_PARK ? "parks" : "skips",
+					(long long) DatumGetInt64(event.values[ES_EVENT_VERSION]),
+					TextDatumGetCString(event.values[ES_EVENT_STREAM])),
+			 errdetail_log("It failed %d times at position %lld: %s", checkpoint->attempts,
+						   (long long) batch->failed_position, message)));
+	checkpoint->position = batch->failed_position;
+	checkpoint->attempts = 0;
+	checkpoint->failed_position = 0;
+	checkpoint->retry_at = 0;
+}
+
+/* Position, stream, version and type of an event; in the current context. */
+static bool
+read_one(EsStore *store, int64 position, EsEvent *event)
+{
+	OneReceiver receiver = {0};
+	EsLogRange	range = {position, position, 1, false};
+
+	es_row_receiver_init(&receiver.pub, receive_one);
+	receiver.event = event;
+	receiver.context = CurrentMemoryContext;
+	PushActiveSnapshot(GetLatestSnapshot());
+	es_log_read_feed(store, &range, NULL, NULL, &receiver.pub);
+	PopActiveSnapshot();
+	return receiver.found;
+}
+
+static bool
+receive_one(TupleTableSlot *slot, DestReceiver *self)
+{
+	OneReceiver *receiver = (OneReceiver *) self;
+	MemoryContext caller = MemoryContextSwitchTo(receiver->context);
+	EsEvent    *event = receiver->event;
+
+	es_event_start_from_slot(event, slot, ES_EVENT_TYPE + 1);
+	event->values[ES_EVENT_STREAM] =
+		PointerGetDatum(DatumGetTextPCopy(event->values[ES_EVENT_STREAM]));
+	event->values[ES_EVENT_TYPE] = PointerGetDatum(DatumGetTextPCopy(event->values[ES_EVENT_TYPE]));
+	receiver->found = true;
+	MemoryContextSwitchTo(caller);
+	return false;
+}
+
+/* What went wrong, in one text. */
+static char *
+failure_message(const ErrorData *error)
+{
+	if (error->detail)
+		return psprintf("%s (%s): %s", error->message, unpack_sql_state(error->sqlerrcode),
+						error->detail);
+	return psprintf("%s (%s)", error->message, unpack_sql_state(error->sqlerrcode));
+}

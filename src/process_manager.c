@@ -10,8 +10,9 @@
  * comes again.
  *
  * A command that is refused fails the event, unless there is a function
- * refused(state, command) for it: then the command alone is undone, and the
- * function's commands are dispatched in its place.
+ * refused(state, command) for it: then the command alone is undone, those behind
+ * it are not dispatched, and the function's commands are, in their place.  It
+ * gets the state that has the event in it.
  *
  * Instances are rows of the table process, which is read and written as the
  * store's owner; all functions run as the owner of the definition.  Only the
@@ -128,6 +129,8 @@ static Route *routes_of_event(EsSubscription *subscription, const EsEvent *event
 static bool read_route(Datum value, Route *route);
 static void handle_route(EsStore *store, EsProcessManager *manager, const Route *route,
 						 const EsEvent *event);
+static Datum apply_event(EsProcessManager *manager, EsOverload *apply, Datum state,
+						 const EsEvent *event);
 static bool find_instance(EsStore *store, EsProcessManager *manager, text *id, Datum *state);
 static void store_instance(EsStore *store, EsProcessManager *manager, text *id, Datum state,
 						   int64 position);
@@ -136,8 +139,8 @@ static void call_for_values(EsRoutine *routine, const Datum *args, Values *value
 static void add_value(Values *values, Datum value);
 static void check_command_type(const EsRoutine *routine, Oid type);
 static void dispatch_commands(EsStore *store, EsProcessManager *manager, Datum state,
-							  const Values *commands, bool may_be_refused);
-static void dispatch_or_refuse(Command *command);
+							  const Values *commands);
+static bool dispatch_or_refuse(Command *command);
 static void dispatch_body(void *arg);
 static bool find_refused(Command *command, RefusedSearch *search);
 static bool visit_refused(Form_pg_proc function, void *arg);
@@ -319,7 +322,7 @@ handle_route(EsStore *store, EsProcessManager *manager, const Route *route, cons
 	EsOverload *apply = es_overload(&manager->apply, type);
 	Datum		state = manager->initial_state;
 	bool		exists = find_instance(store, manager, route->id, &state);
-	bool		isnull = false;
+	Values		commands = {0};
 
 	if (route->action == ROUTE_STOP)
 	{
@@ -340,32 +343,38 @@ handle_route(EsStore *store, EsProcessManager *manager, const Route *route, cons
 	if (handle)
 	{
 		Datum		args[ES_ROUTINE_MAX_ARGS];
-		Values		commands;
 
 		(void) es_overload_arguments(handle, MakeExpandedObjectReadOnly(state, false, -1), event,
 									 args);
 		call_for_values(handle->routine, args, &commands);
 		if (commands.count > 0)
 			check_command_type(handle->routine, commands.type);
-		dispatch_commands(store, manager, state, &commands, true);
 	}
 	if (apply)
-	{
-		if (es_routine_result_type(apply->routine) != manager->state_type)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("function %s must return %s", es_routine_name(apply->routine),
-							format_type_be(manager->state_type)),
-					 errdetail("It is an apply function of %s.", manager->apply.owner)));
-		state = es_overload_call(apply, state, event, &isnull);
-		if (isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("function %s returned NULL", es_routine_name(apply->routine)),
-					 errdetail("It is an apply function of %s.", manager->apply.owner)));
-	}
+		state = apply_event(manager, apply, state, event);
+	dispatch_commands(store, manager, state, &commands);
 	store_instance(store, manager, route->id, state,
 				   DatumGetInt64(event->values[ES_EVENT_POSITION]));
+}
+
+static Datum
+apply_event(EsProcessManager *manager, EsOverload *apply, Datum state, const EsEvent *event)
+{
+	bool		isnull;
+
+	if (es_routine_result_type(apply->routine) != manager->state_type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("function %s must return %s", es_routine_name(apply->routine),
+						format_type_be(manager->state_type)),
+				 errdetail("It is an apply function of %s.", manager->apply.owner)));
+	state = es_overload_call(apply, state, event, &isnull);
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("function %s returned NULL", es_routine_name(apply->routine)),
+				 errdetail("It is an apply function of %s.", manager->apply.owner)));
+	return state;
 }
 
 static bool
@@ -502,23 +511,22 @@ check_command_type(const EsRoutine *routine, Oid type)
 				 errhint("It returns a command's composite type, es_command, an array or set of one of these, or void.")));
 }
 
+/* Dispatch them in turn, up to the first that is refused. */
 static void
-dispatch_commands(EsStore *store, EsProcessManager *manager, Datum state, const Values *commands,
-				  bool may_be_refused)
+dispatch_commands(EsStore *store, EsProcessManager *manager, Datum state, const Values *commands)
 {
-	for (int i = 0; i < commands->count; i++)
+	bool		refused = false;
+
+	for (int i = 0; i < commands->count && !refused; i++)
 	{
 		Command		command = {store, manager, state, commands->type, commands->values[i]};
 
-		if (may_be_refused)
-			dispatch_or_refuse(&command);
-		else
-			es_dispatch_value(command.type, command.value);
+		refused = !dispatch_or_refuse(&command);
 	}
 }
 
-/* Dispatch a command, or what refused() returns in its place. */
-static void
+/* Dispatch a command; if it is refused, dispatch what refused() returns, and return false. */
+static bool
 dispatch_or_refuse(Command *command)
 {
 	EsProcessManager *manager = command->manager;
@@ -532,10 +540,10 @@ dispatch_or_refuse(Command *command)
 	if (!find_refused(command, &search))
 	{
 		es_dispatch_value(command->type, command->value);
-		return;
+		return true;
 	}
 	if (es_attempt(&attempt, dispatch_body, command))
-		return;
+		return true;
 
 	/* what may go well the next time was not refused */
 	if (attempt.transient || attempt.canceled)
@@ -549,7 +557,9 @@ dispatch_or_refuse(Command *command)
 	call_for_values(refused, args, &instead);
 	if (instead.count > 0)
 		check_command_type(refused, instead.type);
-	dispatch_commands(command->store, manager, command->state, &instead, false);
+	for (int i = 0; i < instead.count; i++)
+		es_dispatch_value(instead.type, instead.values[i]);
+	return false;
 }
 
 static void

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/wait_event.h"
 
 /* 16: stringToQualifiedNameList() can report errors softly */
 #if PG_VERSION_NUM >= 160000
@@ -29,6 +30,13 @@
 #else
 #define es_namespace_aclcheck(schema, role, mode) \
 	pg_namespace_aclcheck((schema), (role), (mode))
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define es_database_ownercheck(database, role) \
+	object_ownercheck(DatabaseRelationId, (database), (role))
+#else
+#define es_database_ownercheck(database, role)	pg_database_ownercheck((database), (role))
 #endif
 
 /* 16: SET ROLE became a right of its own within a membership */
@@ -52,6 +60,13 @@
 #else
 #define es_my_lxid()					(MyProc->lxid)
 #define es_lock_instance_lxid(instance)	((instance)->lxid)
+#endif
+
+/* 17: wait events of extensions have names */
+#if PG_VERSION_NUM >= 170000
+#define es_new_wait_event(name)			WaitEventExtensionNew(name)
+#else
+#define es_new_wait_event(name)			PG_WAIT_EXTENSION
 #endif
 
 /* 18: index_beginscan() can count for EXPLAIN */

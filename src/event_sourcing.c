@@ -15,9 +15,12 @@
 #include "log.h"
 #include "retired.h"
 #include "routine.h"
+#include "shared.h"
 #include "state_cache.h"
 #include "store.h"
 #include "stream.h"
+#include "wake.h"
+#include "worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -35,4 +38,7 @@ _PG_init(void)
 	es_stream_init();
 	es_state_cache_init();
 	es_dispatch_init();
+	es_shared_init();
+	es_wake_init();
+	es_worker_init();
 }

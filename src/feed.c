@@ -39,7 +39,9 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "wake.h"
 
+static int64 high_water(EsStore *store, bool *by_prepared);
 static int64 last_drawn(EsStore *store);
 static void check_sequence(EsStore *store);
 static void check_filter(FunctionCallInfo fcinfo, int arg, const char *name);
@@ -66,6 +68,18 @@ es_feed_register(EsStore *store)
 	store->inflight_bound_set = true;
 	es_lock_tag_inflight(&tag, store->event_position, store->inflight_bound);
 	(void) LockAcquire(&tag, ShareLock, false, false);
+	es_wake_workers_at_end();
+}
+
+bool
+es_feed_registered_before(EsStore *store, int64 position)
+{
+	LOCKTAG		tag;
+
+	if (!store->inflight_bound_set || store->inflight_bound >= position)
+		return false;
+	es_lock_tag_inflight(&tag, store->event_position, store->inflight_bound);
+	return es_lock_held_by_me(&tag, ShareLock);
 }
 
 int64
@@ -77,8 +91,7 @@ es_feed_next_position(EsStore *store)
 int64
 es_feed_high_water(EsStore *store)
 {
-	int64		mark;
-	LockData   *locks;
+	bool		by_prepared;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -87,20 +100,16 @@ es_feed_high_water(EsStore *store)
 				 errdetail("A standby does not see which transactions of the primary have positions in flight."),
 				 errhint("Read the feed on the primary, or read the table of the log itself without its guarantee.")));
 
-	mark = last_drawn(store);	/* first this, then the locks */
-	locks = GetLockStatusData();
-	for (int i = 0; i < locks->nelements; i++)
-	{
-		LockInstanceData *lock = &locks->locks[i];
+	return high_water(store, &by_prepared);
+}
 
-		if (!es_lock_tag_is_inflight(&lock->locktag, store->event_position) ||
-			lock->holdMask == 0 || lock->pid == MyProcPid)
-			continue;
-		mark = Min(mark, es_lock_tag_bound(&lock->locktag));
-	}
-	pfree(locks->locks);
-	pfree(locks);
-	return mark;
+bool
+es_feed_is_held_by_prepared(EsStore *store)
+{
+	bool		by_prepared;
+
+	(void) high_water(store, &by_prepared);
+	return by_prepared;
 }
 
 /* es_high_water() returns bigint */
@@ -156,6 +165,30 @@ es_read_all(PG_FUNCTION_ARGS)
 					 PG_ARGISNULL(3) ? NULL : PG_GETARG_ARRAYTYPE_P(3), dest);
 	PopActiveSnapshot();
 	return (Datum) 0;
+}
+
+/* The mark, and whether a prepared transaction is among those that hold it back. */
+static int64
+high_water(EsStore *store, bool *by_prepared)
+{
+	int64		mark = last_drawn(store);	/* first this, then the locks */
+	LockData   *locks = GetLockStatusData();
+
+	*by_prepared = false;
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LockInstanceData *lock = &locks->locks[i];
+
+		if (!es_lock_tag_is_inflight(&lock->locktag, store->event_position) ||
+			lock->holdMask == 0 || lock->pid == MyProcPid)
+			continue;
+		mark = Min(mark, es_lock_tag_bound(&lock->locktag));
+		if (lock->pid == 0)
+			*by_prepared = true;
+	}
+	pfree(locks->locks);
+	pfree(locks);
+	return mark;
 }
 
 /* The sequence's last value, 0 before the first draw; needs no transaction id. */

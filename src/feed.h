@@ -27,4 +27,10 @@ extern int64 es_feed_next_position(EsStore *store);
  */
 extern int64 es_feed_high_water(EsStore *store);
 
+/* Whether a prepared transaction is in flight: its end wakes nobody. */
+extern bool es_feed_is_held_by_prepared(EsStore *store);
+
+/* Whether this transaction itself keeps everybody from reading up to a position. */
+extern bool es_feed_registered_before(EsStore *store, int64 position);
+
 #endif							/* ES_FEED_H */

@@ -3,8 +3,9 @@
  * guc.c
  *		Every setting of the extension.
  *
- * All of them are fit for ALTER DATABASE, ALTER ROLE and SET LOCAL: none is
- * state of a session that a connection pool could mix up.
+ * Those of a session are fit for ALTER DATABASE, ALTER ROLE and SET LOCAL: none
+ * is state that a connection pool could mix up.  Which workers run is the
+ * server's business, and follows a reload.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,16 +15,21 @@
 
 #include "guc.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
+#include "worker_slot.h"
 
 char	   *es_store_setting = NULL;
 char	   *es_metadata_setting = NULL;
 int			es_cache_size_kb = 16 * 1024;
 int			es_max_dispatch_depth = 16;
 bool		es_direct_log = true;
+char	   *es_databases = NULL;
+int			es_workers = 2;
 int			es_handler_timeout_ms = 60 * 1000;
 int			es_retry_delay_ms = 250;
 
 static bool check_store(char **newval, void **extra, GucSource source);
+static bool check_databases(char **newval, void **extra, GucSource source);
 
 void
 es_guc_init(void)
@@ -68,6 +74,22 @@ es_guc_init(void)
 							 PGC_USERSET, GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
 
+	DefineCustomStringVariable("event_sourcing.databases",
+							   "Databases in which workers run, as a comma-separated list.",
+							   "Only where shared_preload_libraries has the extension.",
+							   &es_databases,
+							   "",
+							   PGC_SIGHUP, GUC_LIST_INPUT,
+							   check_databases, NULL, NULL);
+
+	DefineCustomIntVariable("event_sourcing.workers",
+							"Workers for each database.",
+							"With two, a handler that does not return holds no other back.",
+							&es_workers,
+							2, 1, ES_WORKERS_PER_DATABASE,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomIntVariable("event_sourcing.handler_timeout",
 							"Longest time that a handler run by a worker or es_run() may take.",
 							"0 lets it run for ever.",
@@ -77,8 +99,8 @@ es_guc_init(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("event_sourcing.retry_delay",
-							"Time to the first retry of an event that a handler failed on.",
-							"It doubles with every further failure, up to five minutes.",
+							"Delay before an event that failed is tried again.",
+							"It doubles with every attempt, up to five minutes.",
 							&es_retry_delay_ms,
 							250, 0, 60 * 60 * 1000,
 							PGC_USERSET, GUC_UNIT_MS,
@@ -99,5 +121,22 @@ check_store(char **newval, void **extra, GucSource source)
 		GUC_check_errdetail("A schema name has 1 to %d bytes.", NAMEDATALEN - 1);
 		return false;
 	}
+	return true;
+}
+
+/* Names keep their case, as in postgresql.conf everywhere else but in identifiers. */
+static bool
+check_databases(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+
+	if (!SplitGUCList(copy, ',', &names))
+	{
+		GUC_check_errdetail("List syntax is invalid.");
+		return false;
+	}
+	list_free(names);
+	pfree(copy);
 	return true;
 }

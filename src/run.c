@@ -156,7 +156,7 @@ es_run(PG_FUNCTION_ARGS)
 			break;
 		events += step.events;
 	}
-	es_runner_flush(runner);
+	(void) es_runner_flush(runner);
 	MemoryContextDelete(runner->context);
 	PG_RETURN_INT64(events);
 }
@@ -244,7 +244,7 @@ es_runner_is_dirty(EsRunner *runner)
 	return dirty;
 }
 
-void
+bool
 es_runner_flush(EsRunner *runner)
 {
 	EsStore    *store = es_store_of_schema(runner->schema);
@@ -282,6 +282,7 @@ es_runner_flush(EsRunner *runner)
 		unit->written = Max(checkpoint.position, unit->scanned_to);
 	}
 	SPI_finish();
+	return units != NIL;
 }
 
 /* A checkpoint that somebody else moved meanwhile could not be moved any more. */

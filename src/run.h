@@ -46,9 +46,9 @@ extern void es_run_replay(EsStore *store, EsSubscription *subscription);
 
 /*
  * Write down what is known of partitions that found nothing for them: the last
- * event that they looked at.  In a transaction.
+ * event that they looked at.  In a transaction.  Returns whether there was any.
  */
-extern void es_runner_flush(EsRunner *runner);
+extern bool es_runner_flush(EsRunner *runner);
 extern bool es_runner_is_dirty(EsRunner *runner);
 
 #endif							/* ES_RUN_H */

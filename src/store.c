@@ -32,6 +32,7 @@
 #include "spi_plan.h"
 #include "store.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -40,9 +41,10 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "wake.h"
 
 const char *const es_definition_table_names[ES_DEFINITION_KINDS] = {"aggregate", "projection",
-																		"subscription"};
+																	"subscription"};
 
 /* An entry outlives the EsStore that it points to. */
 typedef struct StoreEntry
@@ -271,6 +273,8 @@ static const char store_triggers[] =
 
 static void require_free_names(Oid schema, const char *schema_name);
 static void require_one_owner(Oid schema);
+static bool is_whole(Oid schema);
+static bool has_fitting_kind(Form_pg_class relation);
 static EsStore *find_store(Oid schema, const char *schema_name);
 static EsStore *build_store(StoreEntry *entry, const char *schema_name);
 static void verify_store(StoreEntry *entry, const char *schema_name);
@@ -322,6 +326,26 @@ EsStore *
 es_store_of_schema(Oid schema)
 {
 	return find_store(schema, get_namespace_name(schema));
+}
+
+List *
+es_store_schemas(void)
+{
+	/* any name will do; a schema may have but one relation of it */
+	CatCList   *relations = SearchSysCacheList1(RELNAMENSP,
+											  CStringGetDatum(store_relations[0]));
+	List	   *schemas = NIL;
+
+	for (int i = 0; i < relations->n_members; i++)
+	{
+		Form_pg_class relation = (Form_pg_class) GETSTRUCT(&relations->members[i]->tuple);
+
+		if (is_whole(relation->relnamespace))
+			schemas = lappend_oid(schemas, relation->relnamespace);
+	}
+	ReleaseSysCacheList(relations);
+	list_sort(schemas, list_oid_cmp);
+	return schemas;
 }
 
 bool
@@ -492,6 +516,7 @@ es_definition_changed(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"es_definition_changed\" must be called as a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	es_wake_workers_at_end();
 	return PointerGetDatum(NULL);
 }
 
@@ -531,15 +556,46 @@ require_one_owner(Oid schema)
 		relation = (Form_pg_class) GETSTRUCT(tuple);
 		if (!OidIsValid(owner))
 			owner = relation->relowner;
-		if (relation->relowner != owner ||
-			(relation->relkind != RELKIND_RELATION && relation->relkind != RELKIND_SEQUENCE &&
-			 relation->relkind != RELKIND_PARTITIONED_TABLE))
+		if (relation->relowner != owner || !has_fitting_kind(relation))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("relation \"%s\" is not the store's own", store_relations[i]),
 					 errdetail("All tables of a store have one owner.")));
 		ReleaseSysCache(tuple);
 	}
+}
+
+/* Whether all relations of a store are there, and of one owner. */
+static bool
+is_whole(Oid schema)
+{
+	Oid			owner = InvalidOid;
+
+	for (int i = 0; i < lengthof(store_relations); i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(RELNAMENSP, CStringGetDatum(store_relations[i]),
+										  ObjectIdGetDatum(schema));
+		Form_pg_class relation;
+		bool		fits;
+
+		if (!HeapTupleIsValid(tuple))
+			return false;
+		relation = (Form_pg_class) GETSTRUCT(tuple);
+		if (i == 0)
+			owner = relation->relowner;
+		fits = relation->relowner == owner && has_fitting_kind(relation);
+		ReleaseSysCache(tuple);
+		if (!fits)
+			return false;
+	}
+	return true;
+}
+
+static bool
+has_fitting_kind(Form_pg_class relation)
+{
+	return relation->relkind == RELKIND_RELATION || relation->relkind == RELKIND_SEQUENCE ||
+		relation->relkind == RELKIND_PARTITIONED_TABLE;
 }
 
 static EsStore *
@@ -733,6 +789,7 @@ make_store(const char *schema_name)
 	es_store_execute(store_triggers, store_name);
 	es_projection_upgrade(store_name);
 	catch_up_sequence(store_name, schema);
+	es_wake_workers_at_end();	/* it may have been filled by other means */
 }
 
 /*

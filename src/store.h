@@ -9,6 +9,7 @@
 #ifndef ES_STORE_H
 #define ES_STORE_H
 
+#include "nodes/pg_list.h"
 #include "utils/hsearch.h"
 
 /* Definition tables whose contents are kept in memory. */
@@ -59,6 +60,9 @@ extern EsStore *es_store_current(void);
 
 /* The store in a schema, which has one. */
 extern EsStore *es_store_of_schema(Oid schema);
+
+/* The schemas (OIDs) of all stores of the database that are whole and up to date. */
+extern List *es_store_schemas(void);
 
 /*
  * Whether row security may hide events from the caller: then nothing folded

@@ -27,7 +27,8 @@ extern void es_wake_waiters_at_commit(void);
 typedef enum EsWaitFor
 {
 	ES_WAIT_FOR_EVENTS,			/* to be committed */
-	ES_WAIT_FOR_CHECKPOINTS		/* to be moved */
+	ES_WAIT_FOR_CHECKPOINTS,	/* to be moved */
+	ES_WAIT_FOR_KINDS
 } EsWaitFor;
 
 /*
@@ -35,7 +36,9 @@ typedef enum EsWaitFor
  * sleep for up to timeout_ms, and look again as often as needed, then end; the
  * end must be reached on an error, too.  What happens after the begin ends the
  * next sleep at once, so nothing is missed in between.  Sleeping handles
- * interrupts.
+ * interrupts; it may end early, and does now and then, because not everything
+ * that makes an event readable can wake (COMMIT PREPARED in a session without
+ * this library).  One wait at a time.
  */
 extern void es_wait_begin(EsWaitFor what);
 extern void es_wait_sleep(EsWaitFor what, long timeout_ms);
@@ -43,5 +46,8 @@ extern void es_wait_end(void);
 
 /* Whether anybody in this database waits for checkpoints: then they are not written late. */
 extern bool es_wake_somebody_waits(void);
+
+/* Wake an idle worker of this database; false when there is none. */
+extern bool es_wake_another_worker(void);
 
 #endif							/* ES_WAKE_H */

@@ -1,0 +1,275 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_slot.c
+ *		Slots of workers: which are running, and which must not.
+ *
+ * A worker is known by its database and its number there.  Whoever wants one to
+ * run may start it: of two with the same number the second finds the slot taken
+ * and exits.  So the launcher, es_start_worker() and the postmaster, who
+ * restarts what has died, need not know of each other.
+ *
+ * That a database is stopped is kept apart from the slots, because it must
+ * stay true for workers that are just starting.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "shared.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "worker_slot.h"
+
+static EsWorkerSlot *my_slot = NULL;
+
+static EsWorkerSlot *find_free_slot(EsShared *shared, int number);
+static EsWorkerSlot *find_slot(EsShared *shared, Oid database, int number);
+static EsStoppedDatabase *find_stopped(EsShared *shared, Oid database);
+static void release_slot(int code, Datum arg);
+
+bool
+es_worker_slot_claim(int number, bool by_launcher)
+{
+	EsShared   *shared = es_shared();
+	TimestampTz now = GetCurrentTimestamp();
+	EsStoppedDatabase *stopped;
+	EsWorkerSlot *slot = NULL;
+
+	if (shared == NULL)
+		return false;
+
+	SpinLockAcquire(&shared->mutex);
+	stopped = find_stopped(shared, MyDatabaseId);
+	if (stopped == NULL || stopped->until <= now)
+		slot = find_free_slot(shared, number);
+	if (slot)
+	{
+		pg_atomic_write_u32(&slot->idle, 0);
+		slot->database = MyDatabaseId;
+		slot->number = number;
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		slot->by_launcher = by_launcher;
+		slot->stop = false;
+		shared->nworkers = Max(shared->nworkers, slot - shared->workers + 1);
+	}
+	SpinLockRelease(&shared->mutex);
+
+	if (slot == NULL)
+		return false;
+	my_slot = slot;
+	on_shmem_exit(release_slot, (Datum) 0);
+	return true;
+}
+
+bool
+es_worker_slot_is_mine(void)
+{
+	return my_slot != NULL;
+}
+
+bool
+es_worker_slot_must_stop(void)
+{
+	return my_slot->stop;
+}
+
+void
+es_worker_slot_set_idle(bool idle)
+{
+	(void) pg_atomic_exchange_u32(&my_slot->idle, idle ? 1 : 0);
+}
+
+bool
+es_worker_slot_is_idle(void)
+{
+	return pg_atomic_read_u32(&my_slot->idle) != 0;
+}
+
+bool
+es_worker_slot_wake(Oid database)
+{
+	EsShared   *shared = es_shared_memory;
+
+	if (shared == NULL)
+		return false;
+	pg_memory_barrier();
+	for (int i = 0; i < shared->nworkers; i++)
+	{
+		EsWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->database == database && pg_atomic_read_u32(&slot->idle) != 0 &&
+			pg_atomic_exchange_u32(&slot->idle, 0) != 0)
+		{
+			SetLatch(slot->latch);
+			return true;
+		}
+	}
+	return false;
+}
+
+pid_t
+es_worker_slot_pid(Oid database, int number)
+{
+	EsShared   *shared = es_shared();
+	EsWorkerSlot *slot;
+	pid_t		pid;
+
+	if (shared == NULL)
+		return 0;
+	SpinLockAcquire(&shared->mutex);
+	slot = find_slot(shared, database, number);
+	pid = slot ? slot->pid : 0;
+	SpinLockRelease(&shared->mutex);
+	return pid;
+}
+
+uint32
+es_worker_slot_started_by_hand(Oid database)
+{
+	EsShared   *shared = es_shared();
+	uint32		numbers = 0;
+
+	if (shared == NULL)
+		return 0;
+	SpinLockAcquire(&shared->mutex);
+	for (int i = 0; i < shared->nworkers; i++)
+		if (shared->workers[i].database == database && !shared->workers[i].by_launcher)
+			numbers |= (uint32) 1 << shared->workers[i].number;
+	SpinLockRelease(&shared->mutex);
+	return numbers;
+}
+
+void
+es_worker_slot_stop(Oid database, TimestampTz until)
+{
+	EsShared   *shared = es_shared();
+	EsStoppedDatabase *stopped;
+
+	if (shared == NULL)
+		return;
+	SpinLockAcquire(&shared->mutex);
+	stopped = find_stopped(shared, database);
+	if (stopped == NULL)
+	{
+		/* a free one, else the one that ends first */
+		stopped = &shared->stopped[0];
+		for (int i = 1; i < ES_SHARED_STOPPED && OidIsValid(stopped->database); i++)
+			if (!OidIsValid(shared->stopped[i].database) ||
+				shared->stopped[i].until < stopped->until)
+				stopped = &shared->stopped[i];
+		stopped->until = until;
+	}
+	stopped->database = database;
+	stopped->until = Max(stopped->until, until);	/* by hand stays by hand */
+	for (int i = 0; i < shared->nworkers; i++)
+		if (shared->workers[i].database == database)
+			shared->workers[i].stop = true;
+	SpinLockRelease(&shared->mutex);
+
+	for (int i = 0; i < shared->nworkers; i++)
+		if (shared->workers[i].database == database)
+			SetLatch(shared->workers[i].latch);
+}
+
+void
+es_worker_slot_allow(Oid database)
+{
+	EsShared   *shared = es_shared();
+	EsStoppedDatabase *stopped;
+
+	if (shared == NULL)
+		return;
+	SpinLockAcquire(&shared->mutex);
+	stopped = find_stopped(shared, database);
+	if (stopped)
+		stopped->database = InvalidOid;
+	SpinLockRelease(&shared->mutex);
+	es_worker_slot_wake_launcher();
+}
+
+TimestampTz
+es_worker_slot_stopped_until(Oid database)
+{
+	EsShared   *shared = es_shared();
+	EsStoppedDatabase *stopped;
+	TimestampTz until = 0;
+
+	if (shared == NULL)
+		return 0;
+	SpinLockAcquire(&shared->mutex);
+	stopped = find_stopped(shared, database);
+	if (stopped)
+		until = stopped->until;
+	SpinLockRelease(&shared->mutex);
+	return until > GetCurrentTimestamp() ? until : 0;
+}
+
+void
+es_worker_slot_set_launcher(Latch *latch)
+{
+	EsShared   *shared = es_shared();
+
+	if (shared)
+		shared->launcher = latch;
+}
+
+void
+es_worker_slot_wake_launcher(void)
+{
+	EsShared   *shared = es_shared();
+
+	if (shared && shared->launcher)
+		SetLatch(shared->launcher);
+}
+
+/* Under the lock; NULL when the number is taken or there is none. */
+static EsWorkerSlot *
+find_free_slot(EsShared *shared, int number)
+{
+	if (find_slot(shared, MyDatabaseId, number))
+		return NULL;
+	for (int i = 0; i < ES_SHARED_WORKERS; i++)
+		if (!OidIsValid(shared->workers[i].database))
+			return &shared->workers[i];
+	return NULL;
+}
+
+/* Under the lock. */
+static EsWorkerSlot *
+find_slot(EsShared *shared, Oid database, int number)
+{
+	for (int i = 0; i < shared->nworkers; i++)
+		if (shared->workers[i].database == database && shared->workers[i].number == number)
+			return &shared->workers[i];
+	return NULL;
+}
+
+/* Under the lock. */
+static EsStoppedDatabase *
+find_stopped(EsShared *shared, Oid database)
+{
+	for (int i = 0; i < ES_SHARED_STOPPED; i++)
+		if (shared->stopped[i].database == database)
+			return &shared->stopped[i];
+	return NULL;
+}
+
+/* At exit, when the last transaction is over.  Who relied on this one may be lost otherwise. */
+static void
+release_slot(int code, Datum arg)
+{
+	EsShared   *shared = es_shared();
+
+	SpinLockAcquire(&shared->mutex);
+	my_slot->database = InvalidOid;
+	pg_atomic_write_u32(&my_slot->idle, 0);
+	while (shared->nworkers > 0 && !OidIsValid(shared->workers[shared->nworkers - 1].database))
+		shared->nworkers--;
+	SpinLockRelease(&shared->mutex);
+	my_slot = NULL;
+
+	(void) es_worker_slot_wake(MyDatabaseId);
+	es_worker_slot_wake_launcher();
+}

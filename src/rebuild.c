@@ -29,6 +29,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "checkpoint.h"
+#include "compat.h"
 #include "errors.h"
 #include "event.h"
 #include "executor/spi.h"
@@ -138,6 +139,8 @@ static int64 rebuild_in_place(EsStore *store, EsProjection *projection);
 static int64 high_water(EsStore *store);
 static EsSubscription *lock_partitions(EsStore *store, EsProjection *projection,
 									   EsCheckpoint **checkpoints);
+static EsSubscription *find_subscription(EsStore *store, EsProjection *projection);
+pg_noreturn static void redefined(const EsProjection *projection);
 static EsSubscription *read_checkpoints(EsStore *store, EsProjection *projection,
 										EsCheckpoint **checkpoints);
 static int64 highest_checkpoint(const EsSubscription *subscription, const EsCheckpoint *checkpoints);
@@ -642,29 +645,47 @@ high_water(EsStore *store)
 	return mark;
 }
 
-/* Keep everybody else from running an async projection, and read how far it is. */
+/*
+ * Keep everybody else from running an async projection, and read how far it is.
+ * Nothing of it may have been replaced while we did without.
+ */
 static EsSubscription *
 lock_partitions(EsStore *store, EsProjection *projection, EsCheckpoint **checkpoints)
 {
-	EsSubscription *subscription = es_subscription_by_name(store, projection->name, false);
+	EsSubscription *subscription = find_subscription(store, projection);
+	int64		id = subscription->id;
 
 	for (int i = 0; i < subscription->partitions; i++)
 		(void) es_checkpoint_lock(store, subscription, i, true);
-
-	/* it may have been dropped, and perhaps defined anew, before we had them */
 	AcceptInvalidationMessages();
-	if (es_projection_by_name(store, projection->name)->id != projection->id)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("projection \"%s\" was defined anew while it was rebuilt",
-						projection->name)));
+	if (find_subscription(store, projection)->id != id)
+		redefined(projection);
 	return read_checkpoints(store, projection, checkpoints);
+}
+
+static EsSubscription *
+find_subscription(EsStore *store, EsProjection *projection)
+{
+	EsSubscription *subscription = es_subscription_by_name(store, projection->name, true);
+
+	if (subscription == NULL || subscription->kind != ES_SUBSCRIPTION_PROJECTION)
+		redefined(projection);
+	return subscription;
+}
+
+static void
+redefined(const EsProjection *projection)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("projection \"%s\" was dropped or defined anew meanwhile",
+					projection->name)));
 }
 
 static EsSubscription *
 read_checkpoints(EsStore *store, EsProjection *projection, EsCheckpoint **checkpoints)
 {
-	EsSubscription *subscription = es_subscription_by_name(store, projection->name, false);
+	EsSubscription *subscription = find_subscription(store, projection);
 	EsRunAs		run_as;
 
 	*checkpoints = palloc0(subscription->partitions * sizeof(EsCheckpoint));

@@ -236,8 +236,11 @@ cannot_swap(Relation target, Oid owner)
 	TupleDesc	tupdesc = RelationGetDescr(target);
 	char	   *reason = NULL;
 
-	if (form->relkind != RELKIND_RELATION || form->relispartition || form->relhassubclass ||
-		has_superclass(RelationGetRelid(target)) || IsCatalogRelation(target) ||
+	/* relhassubclass stays when the last child is gone */
+	if (form->relkind != RELKIND_RELATION || form->relispartition || IsCatalogRelation(target) ||
+		has_superclass(RelationGetRelid(target)) ||
+		(form->relhassubclass &&
+		 find_inheritance_children(RelationGetRelid(target), NoLock) != NIL) ||
 		form->relpersistence != RELPERSISTENCE_PERMANENT || form->relam != HEAP_TABLE_AM_OID)
 		return psprintf("\"%s\" is not a plain table.", name);
 	if (!has_privs_of_role(owner, form->relowner))

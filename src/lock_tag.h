@@ -24,6 +24,7 @@
 #define ES_LOCK_CLASS_PROJECTION	0xE502
 #define ES_LOCK_CLASS_STREAM_QUEUE	0xE503
 #define ES_LOCK_CLASS_CHECKPOINT	0xE504
+#define ES_LOCK_CLASS_REBUILD		0xE505	/* shared, and never waited for: it only shows */
 
 /* A lock by a 64-bit key; two things with one key merely wait for each other. */
 static inline void
@@ -51,6 +52,19 @@ es_lock_tag_is_inflight(const LOCKTAG *tag, Oid sequence)
 		tag->locktag_lockmethodid == USER_LOCKMETHOD &&
 		tag->locktag_field1 == MyDatabaseId &&
 		tag->locktag_field2 == sequence;
+}
+
+/* How far a rebuild is, the same way: the log instead of its sequence, and a position. */
+static inline void
+es_lock_tag_progress(LOCKTAG *tag, Oid log, uint64 position)
+{
+	es_lock_tag_inflight(tag, log, position);
+}
+
+static inline bool
+es_lock_tag_is_progress(const LOCKTAG *tag, Oid log)
+{
+	return es_lock_tag_is_inflight(tag, log);
 }
 
 static inline int64

@@ -27,14 +27,6 @@ CREATE FUNCTION es_resume(name text) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resume';
 COMMENT ON FUNCTION es_resume(text) IS 'let a paused projection or subscription catch up and go on, or one that an error has stopped';
 
-CREATE FUNCTION es_rebuild_projection(name text) RETURNS bigint
-	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
-COMMENT ON FUNCTION es_rebuild_projection(text) IS 'empty the targets of a projection and replay history into them; returns the number of events';
-
-CREATE FUNCTION es_verify_projection(name text) RETURNS bigint
-	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_verify_projection';
-COMMENT ON FUNCTION es_verify_projection(text) IS 'rebuild a projection aside and compare; returns the number of differing rows';
-
 REVOKE ALL ON FUNCTION es_create_projection(text, text, text, regclass[], text, text[], text[]),
-	es_drop_projection(text), es_alter_projection(text, text), es_pause(text), es_resume(text), es_rebuild_projection(text),
-	es_verify_projection(text) FROM PUBLIC;
+	es_drop_projection(text), es_alter_projection(text, text), es_pause(text), es_resume(text)
+	FROM PUBLIC;

@@ -11,7 +11,7 @@
 #include "executor/spi.h"
 #include "store.h"
 
-#define ES_PLAN_MAX_ARGS	12
+#define ES_PLAN_MAX_ARGS	20
 
 /*
  * A statement, declared static const by the file that runs it; its address is

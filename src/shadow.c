@@ -421,7 +421,7 @@ swap_table(const ShadowTable *table)
 	finish_heap_swap(table->target, table->table, false, false, true, true, frozen_xid, min_multi,
 					 RELPERSISTENCE_PERMANENT);
 
-	/* so that autovacuum gets to know of the new rows */
+	/* so that autovacuum comes: superseded versions of rows could not go before the commit */
 	CommandCounterIncrement();
 	target = relation_open(table->target, NoLock);
 	pgstat_count_truncate(target);

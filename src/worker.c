@@ -508,9 +508,10 @@ flush_stores(bool at_once)
 	foreach(cell, stores)
 	{
 		WorkerStore *store = lfirst(cell);
+		TimestampTz now = GetCurrentTimestamp();
 
-		if (store->dirty_since == 0 || store->retry_at > GetCurrentTimestamp() ||
-			(!at_once && !TimestampDifferenceExceeds(store->dirty_since, GetCurrentTimestamp(), FLUSH_AFTER_MS)))
+		if (store->dirty_since == 0 || store->retry_at > now ||
+			(!at_once && !TimestampDifferenceExceeds(store->dirty_since, now, FLUSH_AFTER_MS)))
 			continue;
 		store->dirty_since = 0;
 		if (!begin_in_store(store))

@@ -296,7 +296,7 @@ my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
 $primary->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'event_sourcing'
-event_sourcing.databases = 'app, Late One'
+event_sourcing.databases = 'app, "Late One"'
 max_worker_processes = 12
 wal_receiver_status_interval = 1
 CONF

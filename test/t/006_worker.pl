@@ -100,7 +100,6 @@ handled($node, 'postgres', 'before', 'what was there before is handled');
 is($node->safe_psql('postgres', 'SELECT es_start_worker()'), $pid, 'starting them again changes nothing');
 running($node, 'postgres', 2, 'two workers still');
 
-# Several orders of magnitude below what a poll that often would take.
 is($node->safe_psql('postgres', q{SELECT es_wait('note', (SELECT position FROM es_append('s', 'first', '{}')), '0')}), 'f', 'not passed yet');
 handled($node, 'postgres', 'first', 'an event is handled after its commit');
 my $position = append($node, 'postgres', 'waited for');

@@ -20,7 +20,7 @@ CREATE FUNCTION es_drop_subscription(name text) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_subscription';
 COMMENT ON FUNCTION es_drop_subscription(text) IS 'forget a subscription, an event handler or a process manager, with its checkpoints';
 
-CREATE FUNCTION es_reset_subscription(name text, position bigint) RETURNS void
+CREATE FUNCTION es_reset_subscription(name text, "position" bigint) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_reset_subscription';
 COMMENT ON FUNCTION es_reset_subscription(text, bigint) IS 'let a subscription go on after another position (0: from the start, NULL: from now); its parked events are forgotten';
 
@@ -28,7 +28,7 @@ CREATE FUNCTION es_replay_parked(name text) RETURNS bigint
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_replay_parked';
 COMMENT ON FUNCTION es_replay_parked(text) IS 'try all parked events of a subscription again; returns how many there were';
 
-CREATE FUNCTION es_skip_parked(name text, position bigint) RETURNS void
+CREATE FUNCTION es_skip_parked(name text, "position" bigint) RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_skip_parked';
 COMMENT ON FUNCTION es_skip_parked(text, bigint) IS 'give a parked event up; those of its stream that wait behind it go on';
 

@@ -58,7 +58,7 @@ static const EsPlanSpec remove_plan = {
 };
 
 static const EsPlanSpec fail_plan = {
-	"UPDATE @store@.parked_event SET state = 'parked', reason = $3,"
+	"UPDATE @store@.parked_event SET state = 'parked', consumer = NULL, reason = $3,"
 	" attempts = attempts OPERATOR(pg_catalog.+) 1, parked_at = pg_catalog.clock_timestamp()"
 	OF_SUBSCRIPTION " AND position OPERATOR(pg_catalog.=) $2",
 	3,
@@ -66,7 +66,7 @@ static const EsPlanSpec fail_plan = {
 };
 
 static const EsPlanSpec wait_again_plan = {
-	"UPDATE @store@.parked_event p SET state = 'waiting' FROM @store@.parked_event f"
+	"UPDATE @store@.parked_event p SET state = 'waiting', consumer = NULL FROM @store@.parked_event f"
 	" WHERE f.subscription OPERATOR(pg_catalog.=) $1 AND f.position OPERATOR(pg_catalog.=) $2"
 	" AND p.subscription OPERATOR(pg_catalog.=) $1 AND p.stream OPERATOR(pg_catalog.=) f.stream"
 	" AND p.position OPERATOR(pg_catalog.>) $2 AND p.state OPERATOR(pg_catalog.=) 'replay'",

@@ -9,8 +9,8 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(EXTENSIO
 # The install script is these files of src/, joined in this order: a part may
 # use only what stands before it.
 SQL_PARTS = extension.sql event.sql store.sql stream.sql append.sql feed.sql \
-	aggregate.sql dispatch.sql receipt.sql state.sql projection.sql lint.sql \
-	diagram.sql
+	aggregate.sql dispatch.sql receipt.sql state.sql projection.sql subscription.sql \
+	consumer.sql lint.sql diagram.sql
 
 # Regression tests that must run first, in this order; the others of sql/
 # follow by name.  "make test REGRESS='a b'" runs only these.

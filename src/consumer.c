@@ -843,6 +843,7 @@ move_idle(Fetch *fetch)
 	{
 		Partition  *partition = &fetch->partitions[i];
 		int64		to = Max(fetch->last_read, partition->nothing_to);
+		int			leases = fetch->leases;
 
 		if ((partition->use != FREE && partition->use != OURS) || !is_candidate(fetch, partition) ||
 			partition->checkpoint->position >= to)
@@ -861,6 +862,7 @@ move_idle(Fetch *fetch)
 			partition->passed = to;
 			write_partition(fetch, partition);
 		}
+		fetch->leases = leases; /* this is none */
 	}
 }
 

@@ -57,6 +57,13 @@ static const EsPlanSpec remove_plan = {
 	{TEXTOID, INT8OID},
 };
 
+static const EsPlanSpec skip_plan = {
+	"UPDATE @store@.parked_event SET state = 'skipped', consumer = NULL" OF_SUBSCRIPTION
+	" AND position OPERATOR(pg_catalog.=) $2",
+	2,
+	{TEXTOID, INT8OID},
+};
+
 static const EsPlanSpec fail_plan = {
 	"UPDATE @store@.parked_event SET state = 'parked', consumer = NULL, reason = $3,"
 	" attempts = attempts OPERATOR(pg_catalog.+) 1, parked_at = pg_catalog.clock_timestamp()"
@@ -139,6 +146,7 @@ es_skip_parked(PG_FUNCTION_ARGS)
 	EsStore    *store = es_store_current();
 	char	   *name = es_subscription_text_argument(fcinfo, 0, "the subscription's name", true);
 	EsSubscription *subscription;
+	EsCheckpoint checkpoint;
 	Datum		values[2];
 	bool		isnull;
 	int			partition;
@@ -161,7 +169,11 @@ es_skip_parked(PG_FUNCTION_ARGS)
 						(long long) PG_GETARG_INT64(1))));
 	partition = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 											&isnull));
-	es_parked_remove(store, subscription, PG_GETARG_INT64(1));
+	es_checkpoint_read(store, subscription, partition, &checkpoint);
+	if (checkpoint.position < PG_GETARG_INT64(1))
+		(void) es_spi_write(store, &skip_plan, values, NULL);	/* or it would be handed out */
+	else
+		es_parked_remove(store, subscription, PG_GETARG_INT64(1));
 	if (es_parked_release(store, subscription, partition))
 		run_replay(store, subscription);
 	SPI_finish();

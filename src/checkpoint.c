@@ -19,8 +19,8 @@
 #define LONGEST_BACKOFF_MS (5 * 60 * 1000)
 
 static const EsPlanSpec read_plan = {
-	"SELECT " ES_CHECKPOINT_SELECT_LIST " FROM @store@.checkpoint c WHERE " ES_CHECKPOINT_IS_OF("$1")
-	" AND c.partition OPERATOR(pg_catalog.=) $2",
+	"SELECT " ES_CHECKPOINT_SELECT_LIST " FROM @store@.checkpoint c"
+	" WHERE c.partition OPERATOR(pg_catalog.=) $2 AND " ES_CHECKPOINT_IS_OF("$1"),
 	2,
 	{TEXTOID, INT4OID},
 };
@@ -156,7 +156,7 @@ es_checkpoint_write_error(EsStore *store, EsSubscription *subscription, int part
 						  const char *message)
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition),
-							CStringGetTextDatum(message)};
+					  CStringGetTextDatum(message)};
 
 	(void) es_spi_write(store, &write_error_plan, values, NULL);
 }

@@ -598,10 +598,10 @@ scan_feed(Fetch *fetch)
 	for (int i = 0; i < fetch->subscription->partitions; i++)
 	{
 		const Partition *partition = &fetch->partitions[i];
+		int64		known = Max(partition->checkpoint->position, partition->nothing_to);
 
 		if (is_candidate(fetch, partition))
-			range.first = Min(range.first, 1 + Max(partition->checkpoint->position,
-												   partition->nothing_to));
+			range.first = Min(range.first, known + 1);
 	}
 	while (range.first <= range.last && !fetch->full && !fetch->redefined)
 	{
@@ -813,8 +813,9 @@ write_partition(Fetch *fetch, Partition *partition)
 	if (lease || checkpoint->position < partition->outstanding_to)
 	{
 		/* one at a time: what was handed out before besides is not outstanding any more */
-		checkpoint->leased_to = partition->one_event && lease ? partition->last :
-			Max(partition->last, partition->outstanding_to);
+		checkpoint->leased_to = partition->last;
+		if (!partition->one_event || !lease)
+			checkpoint->leased_to = Max(partition->last, partition->outstanding_to);
 		checkpoint->leased_until = es_consumer_lease_end(consumer, GetCurrentTimestamp());
 		checkpoint->consumer = consumer->name;
 	}

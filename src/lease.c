@@ -330,7 +330,7 @@ void
 es_put_aside_load(EsConsumer *consumer, int partition, EsPutAside *aside)
 {
 	Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-							Int32GetDatum(partition)};
+					  Int32GetDatum(partition)};
 	MemoryContext caller = CurrentMemoryContext;
 
 	memset(aside, 0, sizeof(*aside));
@@ -387,7 +387,7 @@ void
 es_lease_drop_replays(EsConsumer *consumer, int partition, const char *holder)
 {
 	Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-							Int32GetDatum(partition), CStringGetTextDatum(holder)};
+					  Int32GetDatum(partition), CStringGetTextDatum(holder)};
 
 	(void) es_spi_write(consumer->store, &drop_replays_plan, values, NULL);
 }
@@ -409,8 +409,8 @@ void
 es_lease_forget_skipped(EsConsumer *consumer, const EsCheckpoint *checkpoint)
 {
 	Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-							Int32GetDatum(checkpoint->partition),
-							Int64GetDatum(checkpoint->position)};
+					  Int32GetDatum(checkpoint->partition),
+					  Int64GetDatum(checkpoint->position)};
 
 	(void) es_spi_write(consumer->store, &forget_skipped_plan, values, NULL);
 }
@@ -494,9 +494,9 @@ acknowledge(EsConsumer *consumer, EsCheckpoint *checkpoint, int64 position)
 	if (consumer->any_parked)
 	{
 		Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-								Int32GetDatum(checkpoint->partition),
-								CStringGetTextDatum(consumer->name), Int64GetDatum(0),
-								Int64GetDatum(position)};
+						  Int32GetDatum(checkpoint->partition),
+						  CStringGetTextDatum(consumer->name), Int64GetDatum(0),
+						  Int64GetDatum(position)};
 
 		replayed = es_spi_write(consumer->store, &finish_replays_plan, values, NULL);
 	}
@@ -542,8 +542,8 @@ settle(EsConsumer *consumer, EsCheckpoint *checkpoint)
 	{
 		EsLogRange	range = {checkpoint->position + 1, checkpoint->leased_to, PG_INT64_MAX, false};
 		LeaseWalk	walk = {.consumer = consumer,
-							.partition = checkpoint->partition,
-							.context = CurrentMemoryContext};
+						  .partition = checkpoint->partition,
+						  .context = CurrentMemoryContext};
 		ListCell   *cell;
 
 		es_row_receiver_init(&walk.receiver, walk_event);
@@ -657,9 +657,9 @@ nack_replayed(EsConsumer *consumer, EsCheckpoint *checkpoint, int64 position, Na
 	if (action == NACK_SKIP)
 	{
 		Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-								Int32GetDatum(checkpoint->partition),
-								CStringGetTextDatum(consumer->name), Int64GetDatum(position),
-								Int64GetDatum(position)};
+						  Int32GetDatum(checkpoint->partition),
+						  CStringGetTextDatum(consumer->name), Int64GetDatum(position),
+						  Int64GetDatum(position)};
 
 		(void) es_spi_write(consumer->store, &finish_replays_plan, values, NULL);
 	}
@@ -684,7 +684,7 @@ static int64
 first_replay(EsConsumer *consumer, int partition, const char *holder)
 {
 	Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-							Int32GetDatum(partition), CStringGetTextDatum(holder)};
+					  Int32GetDatum(partition), CStringGetTextDatum(holder)};
 	int64		position = 0;
 	bool		isnull;
 
@@ -731,7 +731,7 @@ static const char *
 parked_state(EsConsumer *consumer, int64 position, bool *handed_out)
 {
 	Datum		values[] = {CStringGetTextDatum(consumer->subscription_name),
-							Int64GetDatum(position)};
+					  Int64GetDatum(position)};
 	char	   *state = NULL;
 
 	*handed_out = false;

@@ -66,8 +66,7 @@ static const EsPlanSpec skip_plan = {
 
 static const EsPlanSpec fail_plan = {
 	"UPDATE @store@.parked_event SET state = 'parked', consumer = NULL, reason = $3,"
-	" attempts = attempts OPERATOR(pg_catalog.+) 1, parked_at = pg_catalog.clock_timestamp()"
-	OF_SUBSCRIPTION " AND position OPERATOR(pg_catalog.=) $2",
+	" attempts = attempts OPERATOR(pg_catalog.+) 1, parked_at = pg_catalog.clock_timestamp()" OF_SUBSCRIPTION " AND position OPERATOR(pg_catalog.=) $2",
 	3,
 	{TEXTOID, INT8OID, TEXTOID},
 };
@@ -194,9 +193,9 @@ es_parked_held_streams(EsStore *store, EsSubscription *subscription, int partiti
 	{
 		bool		isnull;
 		text	   *stream = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[row],
-														SPI_tuptable->tupdesc, 1, &isnull));
+													SPI_tuptable->tupdesc, 1, &isnull));
 		char	   *state = TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[row],
-															 SPI_tuptable->tupdesc, 2, &isnull));
+														SPI_tuptable->tupdesc, 2, &isnull));
 
 		if (strcmp(state, ES_PARKED_SKIPPED) == 0)
 		{
@@ -265,7 +264,7 @@ es_parked_to_replay(EsStore *store, EsSubscription *subscription, int partition,
 					int64 **positions)
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition),
-							Int64GetDatum(max_count)};
+					  Int64GetDatum(max_count)};
 	MemoryContext caller = CurrentMemoryContext;
 	int			count;
 
@@ -296,7 +295,7 @@ void
 es_parked_fail(EsStore *store, EsSubscription *subscription, int64 position, const char *reason)
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int64GetDatum(position),
-							CStringGetTextDatum(reason)};
+					  CStringGetTextDatum(reason)};
 
 	(void) es_spi_write(store, &fail_plan, values, NULL);
 	(void) es_spi_write(store, &wait_again_plan, values, NULL);

@@ -220,7 +220,7 @@ es_nack(PG_FUNCTION_ARGS)
 	if (replayed)
 		nack_replayed(&consumer, checkpoint, position, action, reason);
 	else if (state || position <= checkpoint->position || position > checkpoint->leased_to ||
-			 !es_subscription_wants(consumer.store, consumer.subscription, partition,
+			 !es_subscription_wants(consumer.subscription, NULL, partition,
 									DatumGetTextPP(event->values[ES_EVENT_TYPE]),
 									DatumGetTextPP(event->values[ES_EVENT_STREAM])))
 		not_handed_out(&consumer, position);
@@ -590,7 +590,7 @@ walk_event(TupleTableSlot *slot, DestReceiver *self)
 	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
 	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
 	stream = DatumGetTextPP(event.values[ES_EVENT_STREAM]);
-	if (es_subscription_wants(consumer->store, consumer->subscription, walk->partition,
+	if (es_subscription_wants(consumer->subscription, NULL, walk->partition,
 							  DatumGetTextPP(event.values[ES_EVENT_TYPE]), stream) &&
 		!es_put_aside_is_skipped(&walk->aside, position))
 	{

@@ -25,7 +25,18 @@ static const EsPlanSpec read_plan = {
 	{TEXTOID, INT4OID},
 };
 
-static const EsPlanSpec write_plan = {
+/* Most of the time there is a row, and an UPDATE is cheaper than an INSERT that finds it. */
+static const EsPlanSpec update_plan = {
+	"UPDATE @store@.checkpoint SET position = $3, stopped = $4, failed_position = $5,"
+	" attempts = $6, retry_at = $7, consumer = $8, leased_until = $9, leased_to = $10,"
+	" updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2",
+	10,
+	{TEXTOID, INT4OID, INT8OID, BOOLOID, INT8OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+	 INT8OID},
+};
+
+static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.checkpoint AS c (subscription, partition, position, stopped,"
 	" failed_position, attempts, retry_at, consumer, leased_until, leased_to, updated_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp())"
@@ -147,7 +158,8 @@ es_checkpoint_write(EsStore *store, EsSubscription *subscription, const EsCheckp
 	values[9] = Int64GetDatum(checkpoint->leased_to);
 	for (int i = 7; i <= 9; i++)
 		nulls[i] = checkpoint->consumer ? ' ' : 'n';
-	(void) es_spi_write(store, &write_plan, values, nulls);
+	if (!checkpoint->exists || es_spi_write(store, &update_plan, values, nulls) == 0)
+		(void) es_spi_write(store, &insert_plan, values, nulls);
 	es_wake_waiters_at_commit();
 }
 

@@ -317,7 +317,7 @@ begin_round(Fetch *fetch)
 		fetch->redefined = es_consumer_subscription(consumer);
 	}
 	MemoryContextSwitchTo(fetch->context);
-	es_consumer_look(consumer);
+	es_consumer_look(consumer, true);
 	fetch->share = (partitions + consumer->others) / (consumer->others + 1);
 	for (int i = 0; i < partitions; i++)
 	{

@@ -68,16 +68,25 @@ typedef struct LeaseWalk
 	OF_PARTITION " AND state OPERATOR(pg_catalog.=) 'replay'" \
 				 " AND consumer OPERATOR(pg_catalog.=) $3"
 
-/* All that a call needs to know, in one statement. */
+/* All that a call needs to know, in one statement: of the consumers only where that matters. */
+#define LOOK(seen_at, others) \
+	"SELECT " ES_CHECKPOINT_SELECT_LIST ", EXISTS (SELECT 1 FROM @store@.parked_event p" \
+	" WHERE p.subscription OPERATOR(pg_catalog.=) $1), " seen_at ", " others \
+	" FROM (VALUES (1)) AS one (n) LEFT JOIN @store@.checkpoint c ON " ES_CHECKPOINT_IS_OF("$1")
+
 static const EsPlanSpec look_plan = {
-	"SELECT " ES_CHECKPOINT_SELECT_LIST ","
-	" EXISTS (SELECT 1 FROM @store@.parked_event p WHERE p.subscription OPERATOR(pg_catalog.=) $1),"
-	" (SELECT s.seen_at::pg_catalog.timestamptz FROM @store@.consumer s"
-	" WHERE s.subscription OPERATOR(pg_catalog.=) $1 AND s.name OPERATOR(pg_catalog.=) $2 LIMIT 1),"
-	" (SELECT pg_catalog.count(*) FROM @store@.consumer s"
-	" WHERE s.subscription OPERATOR(pg_catalog.=) $1 AND s.name OPERATOR(pg_catalog.<>) $2"
-	" AND s.seen_at OPERATOR(pg_catalog.>) $3)"
-	" FROM (VALUES (1)) AS one (n) LEFT JOIN @store@.checkpoint c ON " ES_CHECKPOINT_IS_OF("$1"),
+	LOOK("NULL::pg_catalog.timestamptz", "0::pg_catalog.int8"),
+	3,
+	{TEXTOID, TEXTOID, TIMESTAMPTZOID},
+};
+
+static const EsPlanSpec look_around_plan = {
+	LOOK("(SELECT s.seen_at::pg_catalog.timestamptz FROM @store@.consumer s"
+		 " WHERE s.subscription OPERATOR(pg_catalog.=) $1"
+		 " AND s.name OPERATOR(pg_catalog.=) $2 LIMIT 1)",
+		 "(SELECT pg_catalog.count(*) FROM @store@.consumer s"
+		 " WHERE s.subscription OPERATOR(pg_catalog.=) $1"
+		 " AND s.name OPERATOR(pg_catalog.<>) $2 AND s.seen_at OPERATOR(pg_catalog.>) $3)"),
 	3,
 	{TEXTOID, TEXTOID, TIMESTAMPTZOID},
 };
@@ -203,7 +212,7 @@ es_nack(PG_FUNCTION_ARGS)
 										  DatumGetTextPP(event->values[ES_EVENT_STREAM]));
 	(void) es_checkpoint_lock(consumer.store, consumer.subscription, partition, true);
 	(void) es_consumer_subscription(&consumer);
-	es_consumer_look(&consumer);
+	es_consumer_look(&consumer, false);
 	checkpoint = &consumer.checkpoints[partition];
 	if (consumer.any_parked)
 		state = parked_state(&consumer, position, &replayed);
@@ -273,7 +282,7 @@ es_consumer_subscription(EsConsumer *consumer)
 }
 
 void
-es_consumer_look(EsConsumer *consumer)
+es_consumer_look(EsConsumer *consumer, bool around)
 {
 	EsSubscription *subscription = consumer->subscription;
 	MemoryContext caller = CurrentMemoryContext;
@@ -291,7 +300,8 @@ es_consumer_look(EsConsumer *consumer)
 		consumer->checkpoints[i].position = subscription->from_position;
 	}
 
-	es_spi_read(consumer->store, &look_plan, values, NULL, GetLatestSnapshot(), 0);
+	es_spi_read(consumer->store, around ? &look_around_plan : &look_plan, values, NULL,
+				GetLatestSnapshot(), 0);
 	MemoryContextSwitchTo(caller);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -470,13 +480,13 @@ lock_leases(EsConsumer *consumer, bool *locked)
 		locked[0] = es_checkpoint_lock(consumer->store, consumer->subscription, 0, true);
 	else
 	{
-		es_consumer_look(consumer);
+		es_consumer_look(consumer, false);
 		for (int i = 0; i < consumer->subscription->partitions; i++)
 			if (es_consumer_holds(consumer, &consumer->checkpoints[i]))
 				locked[i] = es_checkpoint_lock(consumer->store, consumer->subscription, i, true);
 	}
 	(void) es_consumer_subscription(consumer);
-	es_consumer_look(consumer);
+	es_consumer_look(consumer, false);
 	for (int i = 0; i < consumer->subscription->partitions; i++)
 		if (locked[i] && es_consumer_holds(consumer, &consumer->checkpoints[i]))
 			count++;

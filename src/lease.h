@@ -48,8 +48,11 @@ extern void es_consumer_begin(FunctionCallInfo fcinfo, EsConsumer *consumer);
  */
 extern bool es_consumer_subscription(EsConsumer *consumer);
 
-/* Read what is written about all partitions, as it is now.  Connected to SPI. */
-extern void es_consumer_look(EsConsumer *consumer);
+/*
+ * Read what is written about all partitions, as it is now; around: and about this
+ * and other consumers.  Connected to SPI.
+ */
+extern void es_consumer_look(EsConsumer *consumer, bool around);
 
 /* Whether it holds a partition's lease, were it expired. */
 extern bool es_consumer_holds(const EsConsumer *consumer, const EsCheckpoint *checkpoint);

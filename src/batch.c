@@ -90,6 +90,7 @@ es_batch_run(EsBatch *batch)
 	batch->more = false;
 	batch->waiting = NIL;
 	batch->failed_position = 0;
+	batch->set_events = 0;
 	batch->error = NULL;
 
 	attempt.timeout_ms = es_handler_timeout_ms;
@@ -140,7 +141,6 @@ run_set(EsBatch *batch, EsProjection *projection)
 {
 	int64		first = first_position(batch->store, batch->after, batch->upto);
 	int64		last = batch->upto;
-	int64		lowest;
 
 	if (first == 0)
 		return;
@@ -150,12 +150,15 @@ run_set(EsBatch *batch, EsProjection *projection)
 		batch->more = true;
 	}
 	last = es_log_position_at_or_before(batch->store, last, GetActiveSnapshot());
-	batch->events = es_projection_count_log(batch->store, projection, batch->after, last, &lowest);
-	if (batch->events == 1)
-		batch->failed_position = lowest;
-	if (batch->events > 0)
+	batch->set_last = last;
+	batch->set_events = es_projection_count_log(batch->store, projection, batch->after, last,
+												&batch->set_first);
+	if (batch->set_events == 1)
+		batch->failed_position = batch->set_first;
+	if (batch->set_events > 0)
 		es_projection_query_log(batch->store, projection, batch->after, last);
 	batch->failed_position = 0;
+	batch->events = batch->set_events;
 	batch->last_read = last;
 }
 
@@ -202,9 +205,12 @@ run_events(EsBatch *batch, EsProjection *projection)
 	es_log_read_feed(batch->store, &range, NULL, NULL, &receiver.pub);
 	if (receiver.rows)
 	{
-		if (batch->events > 0)
+		if (batch->set_events == 1)
+			batch->failed_position = batch->set_first;
+		if (batch->set_events > 0)
 			es_projection_query(projection, receiver.rows);
 		batch->failed_position = 0;
+		batch->events = batch->set_events;
 		tuplestore_end(receiver.rows);
 	}
 	MemoryContextDelete(receiver.event_context);
@@ -221,7 +227,8 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 
 	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
 	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
-	if (batch->events >= Min(batch->max_events, MAX_SINGLE_EVENTS) || receiver->read >= MAX_READ)
+	if (batch->events + batch->set_events >= Min(batch->max_events, MAX_SINGLE_EVENTS) ||
+		receiver->read >= MAX_READ)
 	{
 		batch->more = true;
 		return false;
@@ -239,9 +246,9 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	}
 	else if (receiver->rows)
 	{
-		/* a set of one that fails is known by its position */
-		batch->failed_position = batch->events == 0 ? position : 0;
-		batch->events++;
+		if (batch->set_events++ == 0)
+			batch->set_first = position;
+		batch->set_last = position;
 		batch->last_read = position;
 		tuplestore_puttupleslot(receiver->rows, slot);
 	}

@@ -123,6 +123,8 @@ static bool run_partition(EsRunner *runner, EsStore *store, EsSubscription *subs
 static bool replay_some(EsStore *store, EsSubscription *subscription, int partition,
 						bool foreground, int64 max_events, int64 *events);
 static bool run_narrowed(EsBatch *batch);
+static bool narrow(EsBatch *batch);
+static bool has_waiting_before(const EsBatch *batch, int64 position);
 static void park_waiting(EsBatch *batch);
 static void note_failure(EsBatch *batch, EsCheckpoint *checkpoint);
 static void note_success(EsBatch *batch, EsCheckpoint *checkpoint);
@@ -570,7 +572,8 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 		unit->has_work = false;
 	}
 	unit->written = checkpoint.position;
-	step->events += batch.events;
+	if (done)
+		step->events += batch.events;
 	return !done || batch.events > 0 || batch.more || batch.waiting != NIL;
 }
 
@@ -603,6 +606,8 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 		batch.after = positions[i] - 1;
 		batch.upto = positions[i];
 		failed = !es_batch_run(&batch);
+		if (!failed)
+			*events += batch.events;
 		es_run_as_begin(&run_as, es_run_as_store_owner(store));
 		if (failed)
 			es_parked_fail(store, subscription, positions[i], failure_message(batch.error));
@@ -611,7 +616,6 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 		if (failed || i == count - 1)
 			(void) es_parked_release(store, subscription, partition);
 		es_run_as_end(&run_as);
-		*events += batch.events;
 	}
 	pfree(positions);
 	return count > 0;
@@ -621,22 +625,47 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 static bool
 run_narrowed(EsBatch *batch)
 {
+	bool		whole = true;
+
 	while (!es_batch_run(batch))
 	{
-		if (batch->canceled || batch->events == 0 ||
-			(batch->events == 1 && batch->failed_position != 0))
-			break;
-		/* a set: half of it; single events: those before the one that failed */
-		if (batch->failed_position == 0)
-		{
-			if (batch->events == 1)
-				break;
-			batch->max_events = batch->events / 2;
-		}
-		else
-			batch->max_events = batch->events;
+		if (!narrow(batch))
+			return false;
+		whole = false;
 	}
-	return batch->error == NULL;
+	if (!whole)
+		batch->more = true;
+	return true;
+}
+
+/* Make a batch that failed smaller; false when it is no better then. */
+static bool
+narrow(EsBatch *batch)
+{
+	if (batch->canceled)
+		return false;
+	if (batch->failed_position != 0)
+	{
+		/* whatever is before the culprit comes first, what only waits, too */
+		if (batch->events == 0 && !has_waiting_before(batch, batch->failed_position))
+			return false;
+		batch->upto = batch->failed_position - 1;
+	}
+	else if (batch->set_events > 0)
+		batch->upto = batch->set_first + (batch->set_last - batch->set_first) / 2;
+	else if (batch->events > 0 && batch->max_events > 1)
+		batch->max_events = Max(batch->events / 2, 1);
+	else
+		return false;
+	return true;
+}
+
+static bool
+has_waiting_before(const EsBatch *batch, int64 position)
+{
+	const EsEvent *first = batch->waiting == NIL ? NULL : linitial(batch->waiting);
+
+	return first && DatumGetInt64(first->values[ES_EVENT_POSITION]) < position;
 }
 
 /* Events of held streams wait behind what is parked. */

@@ -516,6 +516,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	EsCheckpoint checkpoint;
 	EsHeldStreams held;
 	EsRunAs		run_as;
+	int64		mark;
 	bool		done;
 
 	batch.partition = (int) unit->key.partition;
@@ -526,7 +527,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
 	es_checkpoint_read(store, subscription, batch.partition, &checkpoint);
 	es_parked_held_streams(store, subscription, batch.partition, &held);
-	batch.upto = es_feed_high_water(store);
+	mark = es_feed_high_water(store);
 	es_run_as_end(&run_as);
 	unit->written = checkpoint.position;
 
@@ -548,7 +549,9 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 		return true;
 	}
 
+	/* a culprit is tried again by itself, not found anew */
 	batch.after = Max(checkpoint.position, unit->scanned_to);
+	batch.upto = checkpoint.failed_position > batch.after ? checkpoint.failed_position : mark;
 	done = run_narrowed(&batch);
 
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
@@ -556,6 +559,8 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	{
 		park_waiting(&batch);
 		note_success(&batch, &checkpoint);
+		if (batch.upto < mark)
+			batch.more = true;
 		unit->scanned_to = batch.last_read;
 		unit->has_work = batch.more;
 	}
@@ -625,23 +630,18 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 static bool
 run_narrowed(EsBatch *batch)
 {
-	bool		whole = true;
-
 	while (!es_batch_run(batch))
-	{
 		if (!narrow(batch))
 			return false;
-		whole = false;
-	}
-	if (!whole)
-		batch->more = true;
 	return true;
 }
 
-/* Make a batch that failed smaller; false when it is no better then. */
+/* Make a batch that failed smaller; false when that is no way to go on. */
 static bool
 narrow(EsBatch *batch)
 {
+	int64		upto = batch->upto;
+
 	if (batch->canceled)
 		return false;
 	if (batch->failed_position != 0)
@@ -650,13 +650,16 @@ narrow(EsBatch *batch)
 		if (batch->events == 0 && !has_waiting_before(batch, batch->failed_position))
 			return false;
 		batch->upto = batch->failed_position - 1;
+		return true;
 	}
-	else if (batch->set_events > 0)
+	if (batch->set_events > 0)
+	{
 		batch->upto = batch->set_first + (batch->set_last - batch->set_first) / 2;
-	else if (batch->events > 0 && batch->max_events > 1)
-		batch->max_events = Max(batch->events / 2, 1);
-	else
+		return batch->upto < upto;
+	}
+	if (batch->events == 0 || batch->max_events == 1)
 		return false;
+	batch->max_events = Max(batch->events / 2, 1);
 	return true;
 }
 
@@ -688,7 +691,10 @@ note_success(EsBatch *batch, EsCheckpoint *checkpoint)
 	if (batch->events == 0 && batch->waiting == NIL && checkpoint->exists && !failed_before)
 		return;
 	checkpoint->position = batch->last_read;
-	if (failed_before && batch->last_read >= checkpoint->failed_position)
+	/* it is behind us, or not there any more */
+	if (failed_before &&
+		(batch->last_read >= checkpoint->failed_position ||
+		 (batch->upto >= checkpoint->failed_position && !batch->more)))
 	{
 		ereport(LOG,
 				(errmsg("subscription \"%s\" of event store %s goes on",

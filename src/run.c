@@ -190,6 +190,7 @@ es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	TimestampTz next_schedule = 0;
 	TimestampTz next_unit_time;
 	Unit	   *unit;
+	bool		dispatched;
 	bool		capped;
 
 	memset(step, 0, sizeof(*step));
@@ -197,11 +198,11 @@ es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	SPI_connect();
 	refresh_units(runner, store);
 
-	if (es_schedule_run_due(store, runner->foreground, &next_schedule))
+	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
 	{
 		step->worked = true;
 		step->more = true;
-		step->events = 1;
+		step->events = dispatched ? 1 : 0;
 	}
 	while (!step->worked)
 	{

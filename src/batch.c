@@ -27,6 +27,7 @@
 #include "row_receiver.h"
 #include "run_as.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -90,6 +91,7 @@ es_batch_run(EsBatch *batch)
 	batch->more = false;
 	batch->waiting = NIL;
 	batch->failed_position = 0;
+	batch->set_events = 0;
 	batch->error = NULL;
 
 	attempt.timeout_ms = es_handler_timeout_ms;
@@ -144,7 +146,6 @@ run_set(EsBatch *batch, EsProjection *projection)
 {
 	int64		first = first_position(batch->store, batch->after, batch->upto);
 	int64		last = batch->upto;
-	int64		lowest;
 
 	if (first == 0)
 		return;
@@ -154,12 +155,15 @@ run_set(EsBatch *batch, EsProjection *projection)
 		batch->more = true;
 	}
 	last = es_log_position_at_or_before(batch->store, last, GetActiveSnapshot());
-	batch->events = es_projection_count_log(batch->store, projection, batch->after, last, &lowest);
-	if (batch->events == 1)
-		batch->failed_position = lowest;
-	if (batch->events > 0)
+	batch->set_last = last;
+	batch->set_events = es_projection_count_log(batch->store, projection, batch->after, last,
+												&batch->set_first);
+	if (batch->set_events == 1)
+		batch->failed_position = batch->set_first;
+	if (batch->set_events > 0)
 		es_projection_query_log(batch->store, projection, batch->after, last);
 	batch->failed_position = 0;
+	batch->events = batch->set_events;
 	batch->last_read = last;
 }
 
@@ -206,9 +210,12 @@ run_events(EsBatch *batch, EsProjection *projection)
 	es_log_read_feed(batch->store, &range, NULL, NULL, &receiver.pub);
 	if (receiver.rows)
 	{
-		if (batch->events > 0)
+		if (batch->set_events == 1)
+			batch->failed_position = batch->set_first;
+		if (batch->set_events > 0)
 			es_projection_query(projection, receiver.rows);
 		batch->failed_position = 0;
+		batch->events = batch->set_events;
 		tuplestore_end(receiver.rows);
 	}
 	MemoryContextDelete(receiver.event_context);
@@ -225,7 +232,8 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 
 	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
 	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
-	if (batch->events >= Min(batch->max_events, MAX_SINGLE_EVENTS) || receiver->read >= MAX_READ)
+	if (batch->events + batch->set_events >= Min(batch->max_events, MAX_SINGLE_EVENTS) ||
+		receiver->read >= MAX_READ)
 	{
 		batch->more = true;
 		return false;
@@ -243,9 +251,9 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	}
 	else if (receiver->rows)
 	{
-		/* a set of one that fails is known by its position */
-		batch->failed_position = batch->events == 0 ? position : 0;
-		batch->events++;
+		if (batch->set_events++ == 0)
+			batch->set_first = position;
+		batch->set_last = position;
 		batch->last_read = position;
 		tuplestore_puttupleslot(receiver->rows, slot);
 	}
@@ -279,6 +287,7 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 {
 	EsBatch    *batch = receiver->batch;
 	ErrorContextCallback *context = error_context_stack;
+	int			nestlevel = NewGUCNestLevel();
 
 	/* that the log is being read says nothing to a user */
 	error_context_stack = receiver->error_context;
@@ -296,6 +305,9 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 		call_handler(batch, event);
 	}
 	error_context_stack = context;
+
+	/* what a handler has set, even with a plain SET, is not for the next event's */
+	AtEOXact_GUC(false, nestlevel);
 }
 
 /* An event handler's or a process manager's functions. */

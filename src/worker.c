@@ -415,7 +415,7 @@ run_step(WorkerStore *store, EsRunStep *step)
 		return;
 
 	enable_timeout_after(long_step_timeout, LONG_STEP_MS);
-	es_runner_step(store->runner, 0, step);
+	es_runner_step(store->runner, PG_INT64_MAX, step);
 	disable_timeout(long_step_timeout, false);
 	end_in_store();
 	LockReleaseSession(USER_LOCKMETHOD);	/* advisory locks that a handler left */

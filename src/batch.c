@@ -27,6 +27,7 @@
 #include "row_receiver.h"
 #include "run_as.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -275,6 +276,7 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 {
 	EsBatch    *batch = receiver->batch;
 	ErrorContextCallback *context = error_context_stack;
+	int			nestlevel = NewGUCNestLevel();
 
 	/* that the log is being read says nothing to a user */
 	error_context_stack = receiver->error_context;
@@ -292,6 +294,9 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 		call_handler(batch, event);
 	}
 	error_context_stack = context;
+
+	/* what a handler sets is not for the next event, wherever the batch ends */
+	AtEOXact_GUC(false, nestlevel);
 }
 
 /* An event handler's or a process manager's functions. */

@@ -24,8 +24,8 @@ here=$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")
 # shellcheck source=bench/peers.sh
 . "$here/peers.sh"
 # In this order: bytes wants the peers' tables empty.
-all_workloads='bytes append hot batch read fold project dispatch cold rebuild'
-for file in append hot batch project rebuild dispatch fold read bytes; do
+all_workloads='bytes append hot batch read fold project dispatch cold rebuild async'
+for file in append hot batch project rebuild async dispatch fold read bytes; do
 	# shellcheck source=/dev/null
 	. "$here/workloads/$file.sh"
 done

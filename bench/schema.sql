@@ -89,14 +89,14 @@ LANGUAGE sql AS $$
 	ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount
 $$;
 
-CREATE PROCEDURE project_by_handler()
+CREATE PROCEDURE project_by_handler(mode text DEFAULT 'inline')
 LANGUAGE sql AS $$
-	SELECT es_create_projection('balance', handler => 'project_balance', targets => '{balance}')
+	SELECT es_create_projection('balance', handler => 'project_balance', mode => mode, targets => '{balance}')
 $$;
 
-CREATE PROCEDURE project_by_set()
+CREATE PROCEDURE project_by_set(mode text DEFAULT 'inline')
 LANGUAGE sql AS $$
-	SELECT es_create_projection('balance_set', targets => '{balance_set}', types => '{deposited}', query => $q$
+	SELECT es_create_projection('balance_set', mode => mode, targets => '{balance_set}', types => '{deposited}', query => $q$
 		INSERT INTO bench.balance_set AS b
 		SELECT data ->> 'id', sum((data ->> 'amount')::numeric) FROM es_new_events GROUP BY 1
 		ON CONFLICT (id) DO UPDATE SET amount = b.amount + EXCLUDED.amount $q$)

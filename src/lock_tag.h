@@ -8,11 +8,11 @@
  * carries them over.  Advisory locks of SQL use the classes 1 and 2 of
  * LOCKTAG_ADVISORY, and nothing in PostgreSQL uses LOCKTAG_USERLOCK.
  *
- * Order of locks: partitions of a subscription, the log (a relation lock), a stream, the registration in
- * flight (never waits), projections by their id.  A stream's queue is held only
+ * Order of locks: a projection that is rebuilt or compared, partitions of a
+ * subscription, the log (a relation lock), a stream, the registration in flight
+ * (never waits), inline projections by their id.  A stream's queue is held only
  * while waiting for that stream.
  *
- *-------------------------------------------------------------------------
  */
 #ifndef ES_LOCK_TAG_H
 #define ES_LOCK_TAG_H

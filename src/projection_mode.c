@@ -7,7 +7,7 @@
  * the old mode, what comes after it will be in the new one.  An inline
  * projection is left and entered under the log's ShareRowExclusiveLock, when no
  * append is under way; an async one under the locks of its subscription, which
- * come first in the order of locks.
+ * come before the log's in the order of locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -201,25 +201,19 @@ make_inline(EsStore *store, EsProjection *projection)
 	EsRunAs		run_as;
 	int64		mark;
 
-	es_subscription_lock(store, subscription);
+	/* the projection's own lock first, as in a rebuild */
 	projection = es_rebuild_lock(store, name);
+	es_subscription_lock(store, subscription);
 	require_nothing_parked(store, name);
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
 	es_checkpoint_read(store, subscription, 0, &checkpoint);
 	mark = es_feed_high_water(store);
 	es_run_as_end(&run_as);
 	if (!subscription->paused)
-	{
-		es_run_as_begin(&run_as, es_run_as_definition_owner(store, projection->owner));
 		(void) es_rebuild_replay(store, projection, checkpoint.position, mark);
-		es_run_as_end(&run_as);
-		es_projection_put_trigger(store);
-		es_run_as_begin(&run_as, es_run_as_definition_owner(store, projection->owner));
+	es_projection_put_trigger(store);
+	if (!subscription->paused)
 		(void) es_rebuild_replay(store, projection, Max(checkpoint.position, mark), PG_INT64_MAX);
-		es_run_as_end(&run_as);
-	}
-	else
-		es_projection_put_trigger(store);
 	write_mode(store, name, "inline", subscription->paused, checkpoint.position);
 	es_subscription_delete(store, subscription);
 }

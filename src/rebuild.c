@@ -143,7 +143,8 @@ static EsSubscription *find_subscription(EsStore *store, EsProjection *projectio
 pg_noreturn static void redefined(const EsProjection *projection);
 static EsSubscription *read_checkpoints(EsStore *store, EsProjection *projection,
 										EsCheckpoint **checkpoints);
-static int64 highest_checkpoint(const EsSubscription *subscription, const EsCheckpoint *checkpoints);
+static int64 highest_checkpoint(const EsSubscription *subscription,
+								const EsCheckpoint *checkpoints);
 static void write_checkpoints(EsStore *store, EsSubscription *subscription,
 							  EsCheckpoint *checkpoints, int64 position);
 static int64 compare_rebuilt(EsStore *store, const char *name);
@@ -196,8 +197,8 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	EsStore    *store = es_store_current();
 	char	   *name = es_projection_name_argument(fcinfo);
 	EsProjection *projection = es_rebuild_lock(store, name);
-	int64		count;
-	char	   *reason;
+	int64		count = 0;
+	char	   *reason = NULL;
 
 	require_targets(projection);
 	if (projection->async)
@@ -457,9 +458,10 @@ was_done(const Replay *replay, const EsEvent *event)
 		return true;
 	partition = es_subscription_partition(replay->subscription,
 										  DatumGetTextPP(event->values[ES_EVENT_STREAM]));
-	return position <= replay->checkpoints[partition].position &&
-		(replay->nparked == 0 || bsearch(&position, replay->parked, replay->nparked,
-										 sizeof(int64), compare_positions) == NULL);
+	if (position > replay->checkpoints[partition].position)
+		return false;
+	return replay->nparked == 0 ||
+		!bsearch(&position, replay->parked, replay->nparked, sizeof(int64), compare_positions);
 }
 
 static int
@@ -575,23 +577,26 @@ fill_and_swap(EsStore *store, EsProjection *projection, int64 *count)
 	char	   *reason;
 	EsShadow   *shadow = es_shadow_create(projection, owner, &reason);
 	Replay		replay;
-	int64		read;
+	int64		round = PG_INT64_MAX;	/* events read in the last one */
+	int64		longest;
 
 	if (shadow == NULL)
 		return reason;
 	begin_replay(&replay, store, es_shadow_projection(shadow));
 	replay.shadow = shadow;
 
-	/* while the batches go on, each round is shorter than the one before */
+	/* while the batches go on, in rounds, as long as they get shorter */
 	if (subscription->paused)
 		limit = highest_checkpoint(subscription, checkpoints);
 	do
 	{
-		read = replay.read;
+		longest = round;
+		round = -replay.read;
 		run_replay(&replay, Min(limit, high_water(store)));
+		round += replay.read;
 		if (replay.missed)
 			return replay.missed;
-	} while (replay.read - read > FEW_EVENTS);
+	} while (round > FEW_EVENTS && round < longest);
 
 	subscription = lock_partitions(store, projection, &checkpoints);
 	run_replay(&replay, highest_checkpoint(subscription, checkpoints));
@@ -616,16 +621,15 @@ rebuild_in_place(EsStore *store, EsProjection *projection)
 	SPI_connect();
 	begin_replay(&replay, store, projection);
 	if (projection->async)
-	{
 		subscription = lock_partitions(store, projection, &checkpoints);
+	if (subscription)
 		upto = subscription->paused ? highest_checkpoint(subscription, checkpoints) :
 									  high_water(store);
-	}
 	begin_as(&run_as, replay.owner);
 	empty_targets(projection);
 	end_as(&run_as, replay.owner);
 	run_replay(&replay, upto);
-	if (projection->async)
+	if (subscription)
 		write_checkpoints(store, subscription, checkpoints, replay.position);
 	end_replay(&replay);
 	SPI_finish();

@@ -191,6 +191,8 @@ es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	bool		capped;
 
 	memset(step, 0, sizeof(*step));
+	if (max_events == 0)
+		max_events = PG_INT64_MAX;
 	require_read_committed();
 	SPI_connect();
 	refresh_units(runner, store);

@@ -33,7 +33,8 @@ typedef struct EsRunStep
  * Do one piece of work: a batch of one partition of one subscription, or one
  * scheduled command.  In a transaction of the caller's, in READ COMMITTED, with
  * event_sourcing.store naming the store; what fails is rolled back and kept in
- * mind without ending that transaction.  max_events: no more than that.
+ * mind without ending that transaction.  max_events: no more than that; 0: as
+ * many as there are.
  */
 extern void es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step);
 

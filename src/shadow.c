@@ -292,8 +292,8 @@ static void
 create_table(EsShadow *shadow, const char *schema_name, ShadowTable *table)
 {
 	char	   *name = get_rel_name(table->target);
-	char	   *target = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->target)),
-												   name);
+	char	   *target_schema = get_namespace_name(get_rel_namespace(table->target));
+	char	   *target = quote_qualified_identifier(target_schema, name);
 	StringInfoData sql;
 	EsRunAs		run_as;
 
@@ -324,6 +324,7 @@ append_options(StringInfo sql, Oid target)
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(target));
 	Datum		options;
 	bool		isnull;
+	Oid			tablespace;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for relation %u", target);
@@ -347,9 +348,9 @@ append_options(StringInfo sql, Oid target)
 		if (n > 0)
 			appendStringInfoChar(sql, ')');
 	}
-	if (OidIsValid(((Form_pg_class) GETSTRUCT(tuple))->reltablespace))
-		appendStringInfo(sql, " TABLESPACE %s",
-						 quote_identifier(get_tablespace_name(((Form_pg_class) GETSTRUCT(tuple))->reltablespace)));
+	tablespace = ((Form_pg_class) GETSTRUCT(tuple))->reltablespace;
+	if (OidIsValid(tablespace))
+		appendStringInfo(sql, " TABLESPACE %s", quote_identifier(get_tablespace_name(tablespace)));
 	ReleaseSysCache(tuple);
 }
 
@@ -420,7 +421,7 @@ swap_table(const ShadowTable *table)
 	finish_heap_swap(table->target, table->table, false, false, true, true, frozen_xid, min_multi,
 					 RELPERSISTENCE_PERMANENT);
 
-	/* so that autovacuum gets to know of the new rows */
+	/* so that autovacuum comes: superseded versions of rows could not go before the commit */
 	CommandCounterIncrement();
 	target = relation_open(table->target, NoLock);
 	pgstat_count_truncate(target);

@@ -87,6 +87,7 @@ es_batch_run(EsBatch *batch)
 	bool		done;
 
 	batch->events = 0;
+	batch->set = false;
 	batch->last_read = batch->after;
 	batch->more = false;
 	batch->waiting = NIL;
@@ -126,8 +127,9 @@ run_body(void *arg)
 					 errhint("Drop it and define it again.")));
 	}
 
+	batch->set = projection && projection->query;
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (projection && projection->query && (batch->held == NULL || batch->held->streams == NULL))
+	if (batch->set && (batch->held == NULL || batch->held->streams == NULL))
 		run_set(batch, projection);
 	else
 		run_events(batch, projection);
@@ -197,7 +199,7 @@ run_events(EsBatch *batch, EsProjection *projection)
 	receiver.appends = es_append_count();
 	receiver.deadline = GetCurrentTimestamp() + LONGEST_BATCH_US;
 	receiver.error_context = error_context_stack;
-	if (projection && projection->query)
+	if (batch->set)
 		receiver.rows = tuplestore_begin_heap(true, false, work_mem);
 
 	es_log_read_feed(batch->store, &range, NULL, NULL, &receiver.pub);

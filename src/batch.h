@@ -25,6 +25,7 @@ typedef struct EsBatch
 
 	/* what came of it */
 	int64		events;			/* handed over; after a failure: before it, or in the set that failed */
+	bool		set;			/* as one set, not one by one */
 	int64		last_read;		/* position of the last event read; the same as after: none */
 	bool		more;			/* there may be more up to upto */
 	List	   *waiting;		/* EsEvent *: events of held streams that were read */

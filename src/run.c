@@ -625,18 +625,12 @@ run_narrowed(EsBatch *batch)
 {
 	while (!es_batch_run(batch))
 	{
+		/* the events that it fails on do not get fewer */
 		if (batch->canceled || batch->events == 0 ||
-			(batch->events == 1 && batch->failed_position != 0))
+			(batch->events == 1 && (batch->set || batch->failed_position == 0)))
 			break;
 		/* a set: half of it; single events: those before the one that failed */
-		if (batch->failed_position == 0)
-		{
-			if (batch->events == 1)
-				break;
-			batch->max_events = batch->events / 2;
-		}
-		else
-			batch->max_events = batch->events;
+		batch->max_events = batch->failed_position == 0 ? batch->events / 2 : batch->events;
 	}
 	return batch->error == NULL;
 }

@@ -44,6 +44,7 @@
 #include "projection_definition.h"
 #include "rebuild.h"
 #include "row_receiver.h"
+#include "run.h"
 #include "run_as.h"
 #include "shadow.h"
 #include "spi_plan.h"
@@ -163,6 +164,8 @@ EsProjection *
 es_rebuild_lock(EsStore *store, const char *name)
 {
 	EsProjection *projection;
+
+	es_run_forbid_in_handler("replay events");
 
 	/* a snapshot that is older than the lock would miss what others projected */
 	if (IsolationUsesXactSnapshot())

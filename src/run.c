@@ -108,6 +108,9 @@ typedef struct OneReceiver
 	MemoryContext context;
 } OneReceiver;
 
+static bool running = false;	/* a step, in this session */
+
+static void run_step(EsRunner *runner, int64 max_events, EsRunStep *step);
 static void require_read_committed(void);
 static void refresh_units(EsRunner *runner, EsStore *store);
 static void refresh_unit(EsRunner *runner, EsSubscription *subscription, int partition);
@@ -148,6 +151,7 @@ es_run(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must not be negative")));
+	es_run_forbid_in_handler("run subscriptions");
 	require_read_committed();
 	runner = es_runner(CurrentMemoryContext, es_store_current()->schema, true);
 	while (events < max_events)
@@ -185,44 +189,25 @@ es_runner(MemoryContext parent, Oid schema, bool foreground)
 void
 es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 {
-	EsStore    *store = es_store_of_schema(runner->schema);
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next_schedule = 0;
-	TimestampTz next_unit_time;
-	Unit	   *unit;
-	bool		dispatched;
-	bool		capped;
-
-	memset(step, 0, sizeof(*step));
-	if (max_events == 0)
-		max_events = PG_INT64_MAX;
-	require_read_committed();
-	SPI_connect();
-	refresh_units(runner, store);
-
-	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
+	running = true;
+	PG_TRY();
 	{
-		step->worked = true;
-		step->more = true;
-		step->events = dispatched ? 1 : 0;
+		run_step(runner, max_events == 0 ? PG_INT64_MAX : max_events, step);
 	}
-	while (!step->worked)
+	PG_FINALLY();
 	{
-		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
-			step->worked = run_unit(runner, store, unit, max_events, step);
-		if (step->worked)
-			break;
-		if (!scan_for_work(runner, store, &capped))
-		{
-			step->worked = capped;
-			break;
-		}
+		running = false;
 	}
-	next_unit_time = next_look(runner);
-	step->next_time = next_schedule;
-	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
-		step->next_time = next_unit_time;
-	SPI_finish();
+	PG_END_TRY();
+}
+
+void
+es_run_forbid_in_handler(const char *what)
+{
+	if (running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot %s in a handler that a subscription runs", what)));
 }
 
 void
@@ -230,9 +215,18 @@ es_run_replay(EsStore *store, EsSubscription *subscription)
 {
 	int64		events = 0;
 
-	for (int i = 0; i < subscription->partitions; i++)
-		while (replay_some(store, subscription, i, true, PG_INT64_MAX, &events))
-			CHECK_FOR_INTERRUPTS();
+	running = true;
+	PG_TRY();
+	{
+		for (int i = 0; i < subscription->partitions; i++)
+			while (replay_some(store, subscription, i, true, PG_INT64_MAX, &events))
+				CHECK_FOR_INTERRUPTS();
+	}
+	PG_FINALLY();
+	{
+		running = false;
+	}
+	PG_END_TRY();
 }
 
 bool
@@ -288,6 +282,47 @@ es_runner_flush(EsRunner *runner)
 	}
 	SPI_finish();
 	return units != NIL;
+}
+
+static void
+run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
+{
+	EsStore    *store = es_store_of_schema(runner->schema);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next_schedule = 0;
+	TimestampTz next_unit_time;
+	Unit	   *unit;
+	bool		dispatched;
+	bool		capped;
+
+	memset(step, 0, sizeof(*step));
+	require_read_committed();
+	SPI_connect();
+	refresh_units(runner, store);
+
+	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
+	{
+		step->worked = true;
+		step->more = true;
+		step->events = dispatched ? 1 : 0;
+	}
+	while (!step->worked)
+	{
+		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
+			step->worked = run_unit(runner, store, unit, max_events, step);
+		if (step->worked)
+			break;
+		if (!scan_for_work(runner, store, &capped))
+		{
+			step->worked = capped;
+			break;
+		}
+	}
+	next_unit_time = next_look(runner);
+	step->next_time = next_schedule;
+	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
+		step->next_time = next_unit_time;
+	SPI_finish();
 }
 
 /* A checkpoint that somebody else moved meanwhile could not be moved any more. */

@@ -25,6 +25,7 @@
 #include "definition.h"
 #include "feed.h"
 #include "log.h"
+#include "run.h"
 #include "run_as.h"
 #include "spi_plan.h"
 #include "stream.h"
@@ -389,6 +390,8 @@ void
 es_subscription_lock(EsStore *store, EsSubscription *subscription)
 {
 	int			partitions = subscription->partitions;
+
+	es_run_forbid_in_handler("change subscriptions");
 
 	/* what was committed while we waited would be overwritten unseen */
 	if (IsolationUsesXactSnapshot())

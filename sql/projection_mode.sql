@@ -161,7 +161,7 @@ SELECT es_run() > 0 AS ran;
 SELECT * FROM differences();
 SELECT name, mode, paused_at, state, lag FROM progress;
 
--- A rebuild leaves an async projection where it is.
+-- A rebuild brings an async projection up to date: nothing is left to be run.
 SELECT business();
 SELECT es_rebuild_projection(name) > 0 AS rebuilt FROM mode_test.projection WHERE name <> 'bar_paid' ORDER BY id;
 SELECT es_run() > 0 AS ran;

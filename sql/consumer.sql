@@ -61,6 +61,23 @@ SELECT es_nack('all', 'a', 6);
 SELECT es_ack('all', 'b', 100);
 SELECT position FROM consumer_test.lease;
 
+-- A fetch can say at once that what came before is done; 0, in the first call of
+-- a loop, says nothing.  Both are one transaction.
+SELECT es_create_subscription('loop');
+SELECT position FROM es_fetch('loop', 'a', 4, ack => 0);
+SELECT position FROM es_fetch('loop', 'a', 4, ack => 4);
+SELECT position, consumer, leased_to FROM consumer_test.checkpoint WHERE subscription = 'loop';
+-- The answer was lost: the same again.
+SELECT position FROM es_fetch('loop', 'a', 4, ack => 4);
+-- Nothing is left, and what was acknowledged is not held back by the waiting.
+SELECT position FROM es_fetch('loop', 'a', 4, wait => '1 hour', ack => 6);
+SELECT position, consumer, leased_to FROM consumer_test.checkpoint WHERE subscription = 'loop';
+SELECT position FROM es_fetch('loop', 'a', 4, wait => '10 milliseconds', ack => 6);
+SELECT position FROM es_fetch('loop', 'a', ack => -1);
+SELECT position FROM es_fetch('loop', 'a', ack => 7);
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_drop_subscription('loop');
+
 -- Waiting ends when there is nothing to wait for any more.
 SELECT count(*) FROM es_fetch('all', 'a', wait => '10 milliseconds');
 SELECT count(*) FROM es_fetch('all', 'a', wait => '-1 second');
@@ -307,13 +324,13 @@ SELECT position FROM es_append('p-1', 'counted', '{}');
 SET ROLE regress_consumer;
 SELECT * FROM es_fetch('p', 'a');
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION es_fetch(text, text, int, interval), es_ack(text, text, bigint),
+GRANT EXECUTE ON FUNCTION es_fetch(text, text, int, interval, bigint), es_ack(text, text, bigint),
 	es_nack(text, text, bigint, text, text) TO regress_consumer;
 SET ROLE regress_consumer;
 SELECT position FROM es_fetch('p', 'a');
 SELECT es_nack('p', 'a', 41, 'park', 'why not');
 RESET ROLE;
-REVOKE ALL ON FUNCTION es_fetch(text, text, int, interval), es_ack(text, text, bigint),
+REVOKE ALL ON FUNCTION es_fetch(text, text, int, interval, bigint), es_ack(text, text, bigint),
 	es_nack(text, text, bigint, text, text) FROM regress_consumer;
 SELECT position, state, reason FROM partition_test.parked_event;
 

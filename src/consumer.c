@@ -182,16 +182,23 @@ static void write_seen(Fetch *fetch);
 
 PG_FUNCTION_INFO_V1(es_fetch);
 
-/* es_fetch(name text, consumer text, max_count int, wait interval) returns setof es_event */
+/*
+ * es_fetch(name text, consumer text, max_count int, wait interval, ack bigint)
+ * returns setof es_event
+ */
 Datum
 es_fetch(PG_FUNCTION_ARGS)
 {
 	Fetch		state = {0};
 	TimestampTz deadline;
+	int64		ack = 0;
 
 	es_consumer_begin(fcinfo, &state.consumer);
 	state.max_count = es_subscription_count_argument(fcinfo, 2, "max_count", 1, PG_INT32_MAX);
 	deadline = wait_argument(fcinfo, 3);
+	/* 0: nothing is done yet, as in the first call of a loop */
+	if (!PG_ARGISNULL(4) && PG_GETARG_INT64(4) != 0)
+		ack = es_lease_position_argument(fcinfo, 4);
 	(void) es_event_set_begin(fcinfo);
 	state.result = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
 	es_row_receiver_init(&state.receiver, scan_event);
@@ -199,6 +206,13 @@ es_fetch(PG_FUNCTION_ARGS)
 	SPI_connect();
 	state.context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing fetch",
 										  ALLOCSET_DEFAULT_SIZES);
+	if (ack != 0)
+	{
+		(void) es_consumer_subscription(&state.consumer);
+		/* what was written must be committed, and not wait for events */
+		if (es_lease_acknowledge(&state.consumer, ack))
+			deadline = 0;
+	}
 	fetch_or_wait(&state, deadline);
 	write_seen(&state);
 	SPI_finish();

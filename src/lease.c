@@ -132,11 +132,10 @@ static const EsPlanSpec parked_state_plan = {
 	{TEXTOID, INT8OID},
 };
 
-static int64 position_argument(FunctionCallInfo fcinfo, int arg);
 static NackAction action_argument(FunctionCallInfo fcinfo, int arg);
 static int64 lease_us(const EsConsumer *consumer, TimestampTz now);
 static int	lock_leases(EsConsumer *consumer, bool *locked);
-static void acknowledge(EsConsumer *consumer, EsCheckpoint *checkpoint, int64 position);
+static bool acknowledge(EsConsumer *consumer, EsCheckpoint *checkpoint, int64 position);
 static bool was_acknowledged(EsConsumer *consumer, int64 position);
 static void settle(EsConsumer *consumer, EsCheckpoint *checkpoint);
 static bool walk_event(TupleTableSlot *slot, DestReceiver *self);
@@ -161,22 +160,13 @@ es_ack(PG_FUNCTION_ARGS)
 {
 	EsConsumer	consumer;
 	int64		position;
-	bool		locked[ES_MAX_PARTITIONS] = {false};
 
 	es_consumer_begin(fcinfo, &consumer);
-	position = position_argument(fcinfo, 2);
+	position = es_lease_position_argument(fcinfo, 2);
 
 	SPI_connect();
 	(void) es_consumer_subscription(&consumer);
-	if (lock_leases(&consumer, locked) == 0)
-	{
-		if (!was_acknowledged(&consumer, position))
-			lost(&consumer, position);
-	}
-	else
-		for (int i = 0; i < consumer.subscription->partitions; i++)
-			if (locked[i] && es_consumer_holds(&consumer, &consumer.checkpoints[i]))
-				acknowledge(&consumer, &consumer.checkpoints[i], position);
+	(void) es_lease_acknowledge(&consumer, position);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -199,7 +189,7 @@ es_nack(PG_FUNCTION_ARGS)
 	bool		replayed = false;
 
 	es_consumer_begin(fcinfo, &consumer);
-	position = position_argument(fcinfo, 2);
+	position = es_lease_position_argument(fcinfo, 2);
 	action = action_argument(fcinfo, 3);
 	reason = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
 
@@ -237,6 +227,42 @@ es_nack(PG_FUNCTION_ARGS)
 		nack_new(&consumer, checkpoint, event, action, reason);
 	SPI_finish();
 	PG_RETURN_VOID();
+}
+
+int64
+es_lease_position_argument(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the position must not be NULL")));
+	if (PG_GETARG_INT64(arg) < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the position must be at least 1")));
+	return PG_GETARG_INT64(arg);
+}
+
+bool
+es_lease_acknowledge(EsConsumer *consumer, int64 position)
+{
+	bool		locked[ES_MAX_PARTITIONS] = {false};
+	bool		changed = false;
+
+	if (lock_leases(consumer, locked) == 0 && !was_acknowledged(consumer, position))
+		lost(consumer, position);
+	for (int i = 0; i < consumer->subscription->partitions; i++)
+		if (locked[i])
+		{
+			EsCheckpoint *checkpoint = &consumer->checkpoints[i];
+
+			if (es_consumer_holds(consumer, checkpoint) &&
+				acknowledge(consumer, checkpoint, position))
+				changed = true;
+			else
+				es_checkpoint_unlock(consumer->store, consumer->subscription, i);
+		}
+	return changed;
 }
 
 void
@@ -425,20 +451,6 @@ es_lease_forget_skipped(EsConsumer *consumer, const EsCheckpoint *checkpoint)
 	(void) es_spi_write(consumer->store, &forget_skipped_plan, values, NULL);
 }
 
-static int64
-position_argument(FunctionCallInfo fcinfo, int arg)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the position must not be NULL")));
-	if (PG_GETARG_INT64(arg) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the position must be at least 1")));
-	return PG_GETARG_INT64(arg);
-}
-
 static NackAction
 action_argument(FunctionCallInfo fcinfo, int arg)
 {
@@ -494,7 +506,7 @@ lock_leases(EsConsumer *consumer, bool *locked)
 }
 
 /* All that it was handed up to a position is done. */
-static void
+static bool
 acknowledge(EsConsumer *consumer, EsCheckpoint *checkpoint, int64 position)
 {
 	int64		before = checkpoint->position;
@@ -511,10 +523,11 @@ acknowledge(EsConsumer *consumer, EsCheckpoint *checkpoint, int64 position)
 		replayed = es_spi_write(consumer->store, &finish_replays_plan, values, NULL);
 	}
 	if (checkpoint->position == before && replayed == 0)
-		return;
+		return false;
 	settle(consumer, checkpoint);
 	if (replayed > 0)
 		release(consumer, checkpoint->partition);
+	return true;
 }
 
 /*

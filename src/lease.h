@@ -77,6 +77,16 @@ extern void es_lease_drop_replays(EsConsumer *consumer, int partition, const cha
 extern bool es_lease_fail_replays(EsConsumer *consumer, int partition, const char *holder,
 								  const char *reason);
 
+/*
+ * What a consumer says with es_ack(): all that it was handed up to a position is
+ * done.  Returns whether that changed anything; if not, no lock is kept.  SE008.
+ * After es_consumer_subscription(); connected to SPI.
+ */
+extern bool es_lease_acknowledge(EsConsumer *consumer, int64 position);
+
+/* A position among the arguments; 22004, 22023. */
+extern int64 es_lease_position_argument(FunctionCallInfo fcinfo, int arg);
+
 /* Forget skipped events that the checkpoint has passed. */
 extern void es_lease_forget_skipped(EsConsumer *consumer, const EsCheckpoint *checkpoint);
 

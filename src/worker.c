@@ -24,6 +24,7 @@
 
 #include "access/twophase.h"
 #include "access/xact.h"
+#include "catalog/pg_namespace.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "common/relpath.h"
@@ -42,6 +43,7 @@
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -115,6 +117,7 @@ static void add_store(Oid schema);
 static void run_store(WorkerStore *store, Pass *pass);
 static void run_step(WorkerStore *store, EsRunStep *step);
 static bool begin_in_store(WorkerStore *store);
+static bool lock_schema(Oid schema);
 static void end_in_store(void);
 static void name_store_in_error(void *arg);
 static void wake_another(void);
@@ -414,10 +417,13 @@ run_step(WorkerStore *store, EsRunStep *step)
 {
 	memset(step, 0, sizeof(EsRunStep));
 	if (!begin_in_store(store))
+	{
+		step->next_time = store->retry_at;
 		return;
+	}
 
 	enable_timeout_after(long_step_timeout, LONG_STEP_MS);
-	es_runner_step(store->runner, 0, step);
+	es_runner_step(store->runner, PG_INT64_MAX, step);
 	disable_timeout(long_step_timeout, false);
 	end_in_store();
 	LockReleaseSession(USER_LOCKMETHOD);	/* advisory locks that a handler left */
@@ -437,7 +443,8 @@ run_step(WorkerStore *store, EsRunStep *step)
 
 /*
  * Begin a transaction as the SQL functions have it: with a snapshot and the
- * setting.  False when the store's schema is gone; then there is none.
+ * setting.  False when the store's schema is gone, or somebody is about to drop
+ * it; then there is none.
  */
 static bool
 begin_in_store(WorkerStore *store)
@@ -448,6 +455,13 @@ begin_in_store(WorkerStore *store)
 	running = store;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	if (!lock_schema(store->schema))
+	{
+		store->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PAUSE_MS);
+		CommitTransactionCommand();
+		running = NULL;
+		return false;
+	}
 	name = get_namespace_name(store->schema);
 	if (name == NULL)
 	{
@@ -473,6 +487,23 @@ begin_in_store(WorkerStore *store)
 													  ALLOCSET_SMALL_SIZES);
 		store->runner = es_runner(store->runner_context, store->schema, false);
 	}
+	return true;
+}
+
+/*
+ * Keep a schema from being dropped, unless somebody is waiting to do so.  DROP
+ * SCHEMA takes this lock before those of the tables: otherwise it would have some
+ * of them and wait for another while we do the opposite.
+ */
+static bool
+lock_schema(Oid schema)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, NamespaceRelationId, schema, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
 	return true;
 }
 

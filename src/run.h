@@ -45,6 +45,9 @@ extern void es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step);
  */
 extern void es_run_replay(EsStore *store, EsSubscription *subscription);
 
+/* Whether we are in a handler of this subscription: its locks are ours and keep nobody away. */
+extern bool es_run_is_at(const EsSubscription *subscription);
+
 /*
  * Write down what is known of partitions that found nothing for them: the last
  * event that they looked at.  In a transaction.  Returns whether there was any.

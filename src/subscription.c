@@ -25,6 +25,7 @@
 #include "definition.h"
 #include "feed.h"
 #include "log.h"
+#include "run.h"
 #include "run_as.h"
 #include "spi_plan.h"
 #include "stream.h"
@@ -397,6 +398,11 @@ es_subscription_lock(EsStore *store, EsSubscription *subscription)
 				 errmsg("cannot change subscription \"%s\" in this isolation level",
 						subscription->name),
 				 errhint("Use a transaction in READ COMMITTED.")));
+	if (es_run_is_at(subscription))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change subscription \"%s\" in its own handler",
+						subscription->name)));
 	for (int i = 0; i < partitions; i++)
 		(void) es_checkpoint_lock(store, subscription, i, true);
 }

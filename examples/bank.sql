@@ -1,4 +1,5 @@
--- Bank: accounts that are opened, used and closed, and never overdrawn.
+-- Bank: accounts that are opened, used and closed, and never overdrawn; and money
+-- that goes from one to another, or back.
 --
 -- Run it with psql in any database that can have the extension:
 --     psql -f bank.sql
@@ -189,11 +190,126 @@ SELECT stream, version FROM es_dispatch(ROW('2', 1)::deposit);
 \set ON_ERROR_STOP on
 
 \echo
-\echo '== 8. What there is to see afterwards'
+\echo '== 8. Transfers, step by step'
+
+-- A process manager: it takes events and gives commands. The money leaves one account
+-- in one step and reaches the other in the next; if that is refused, it goes back.
+-- What a step does, with all its commands, is one transaction, and happens once.
+
+CREATE TYPE transfer AS (id text, source text, target text, amount numeric, status text);
+
+CREATE TYPE request_transfer  AS (id text, source text, target text, amount numeric);
+CREATE TYPE debit_transfer    AS (id text);
+CREATE TYPE complete_transfer AS (id text);
+CREATE TYPE reject_transfer   AS (id text, reason text);
+
+CREATE TYPE transfer_requested AS (id text, source text, target text, amount numeric);
+CREATE TYPE transfer_debited   AS (id text);
+CREATE TYPE transfer_completed AS (id text);
+CREATE TYPE transfer_rejected  AS (id text, reason text);
+
+-- The transfer itself is an aggregate, so that everybody can see where it is.
+CREATE FUNCTION execute(s transfer, c request_transfer) RETURNS transfer_requested
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF s.id IS NOT NULL THEN
+    RAISE EXCEPTION 'transfer % exists', s.id USING ERRCODE = 'unique_violation';
+  END IF;
+  PERFORM check_amount(c.amount);
+  RETURN ROW(c.id, c.source, c.target, c.amount)::transfer_requested;
+END $$;
+
+CREATE FUNCTION execute(s transfer, c debit_transfer) RETURNS transfer_debited
+LANGUAGE sql RETURN ROW(c.id)::transfer_debited;
+
+CREATE FUNCTION execute(s transfer, c complete_transfer) RETURNS transfer_completed
+LANGUAGE sql RETURN ROW(c.id)::transfer_completed;
+
+CREATE FUNCTION execute(s transfer, c reject_transfer) RETURNS transfer_rejected
+LANGUAGE sql RETURN ROW(c.id, c.reason)::transfer_rejected;
+
+CREATE FUNCTION apply(s transfer, e transfer_requested) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(e.id, e.source, e.target, e.amount, 'requested')::transfer;
+
+CREATE FUNCTION apply(s transfer, e transfer_debited) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.source, s.target, s.amount, 'debited')::transfer;
+
+CREATE FUNCTION apply(s transfer, e transfer_completed) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.source, s.target, s.amount, 'completed')::transfer;
+
+CREATE FUNCTION apply(s transfer, e transfer_rejected) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.source, s.target, s.amount, 'rejected')::transfer;
+
+SELECT es_create_aggregate('transfer');
+
+-- Which transfer is an event for?
+CREATE FUNCTION route(e transfer_requested) RETURNS es_route
+LANGUAGE sql RETURN ROW('start!', e.id)::es_route;
+
+CREATE FUNCTION route(e transfer_debited) RETURNS es_route
+LANGUAGE sql RETURN ROW('continue!', e.id)::es_route;
+
+CREATE FUNCTION route(e transfer_completed) RETURNS es_route
+LANGUAGE sql RETURN ROW('stop', e.id)::es_route;
+
+CREATE FUNCTION route(e transfer_rejected) RETURNS es_route
+LANGUAGE sql RETURN ROW('stop', e.id)::es_route;
+
+-- What is to be done about it? Commands of several types travel as es_command.
+CREATE FUNCTION as_command(c anyelement) RETURNS es_command
+LANGUAGE sql AS $$ SELECT ROW(pg_typeof(c)::text, to_jsonb(c), NULL, NULL, NULL, NULL)::es_command $$;
+
+CREATE FUNCTION handle(s transfer, e transfer_requested) RETURNS es_command[]
+LANGUAGE sql RETURN ARRAY[as_command(ROW(e.source, e.amount)::withdraw),
+                          as_command(ROW(e.id)::debit_transfer)];
+
+CREATE FUNCTION handle(s transfer, e transfer_debited) RETURNS es_command[]
+LANGUAGE sql RETURN ARRAY[as_command(ROW(s.target, s.amount)::deposit),
+                          as_command(ROW(s.id)::complete_transfer)];
+
+-- A command is refused: those behind it are not dispatched, these are, in their place.
+CREATE FUNCTION refused(s transfer, c es_command, f es_failure) RETURNS es_command[]
+LANGUAGE sql RETURN CASE s.status
+  WHEN 'requested' THEN ARRAY[as_command(ROW(s.id, f.message)::reject_transfer)]
+  WHEN 'debited' THEN ARRAY[as_command(ROW(s.source, s.amount)::deposit),
+                            as_command(ROW(s.id, f.message)::reject_transfer)]
+END;
+
+-- The state of an instance is a transfer, too: apply() serves both.
+SELECT es_create_process_manager('transfer');
+
+SELECT stream, version FROM es_dispatch(ROW('3', 'Eve')::open_account);
+SELECT stream, version FROM es_dispatch(ROW('t1', '1', '3', 30)::request_transfer);
+
+\echo '-- A worker does this in the background.'
+SELECT es_run();
+SELECT version, type, state ->> 'status' AS status FROM es_history('transfer', 't1');
+SELECT * FROM balance ORDER BY account;
+
+\echo '-- The other account is closed: the money goes back.'
+SELECT stream, version FROM es_dispatch(ROW('t2', '1', '2', 5)::request_transfer);
+SELECT es_run();
+SELECT version, type, data ->> 'reason' AS reason FROM es_history('transfer', 't2');
+
+\echo '-- There is not enough: nothing moves.'
+SELECT stream, version FROM es_dispatch(ROW('t3', '1', '3', 1000)::request_transfer);
+SELECT es_run();
+SELECT version, type, data ->> 'reason' AS reason FROM es_history('transfer', 't3');
+
+\echo '-- Everything that a transfer has caused is correlated with it.'
+SELECT e.stream, e.type, e.data -> 'amount' AS amount
+FROM es_read_all() e
+JOIN es_read_stream('transfer-t2', max_count => 1) t ON e.correlation_id = t.event_id
+ORDER BY e.position;
+SELECT * FROM balance ORDER BY account;
+
+\echo
+\echo '== 9. What there is to see afterwards'
 
 SELECT version, type, data -> 'amount' AS amount, state -> 'balance' AS balance FROM es_history('account', '2');
 SELECT * FROM balance ORDER BY account;
 SELECT * FROM turnover ORDER BY kind;
+SELECT name, kind, state, lag_events, parked_events FROM es_subscription_status;
 
 SELECT es_rebuild_projection('balance');
 SELECT es_rebuild_projection('turnover');

@@ -232,6 +232,15 @@ SELECT es_run();
 SELECT id, state, attempts, last_error FROM scheduled;
 SELECT version, data FROM history WHERE stream = 'task-k';
 SELECT es_unschedule(id(32));
+-- A command that runs the store in its turn would be dispatched again and again.
+CREATE OR REPLACE FUNCTION execute(s task, c finish) RETURNS finished LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM es_run();
+	RETURN ROW(c.id)::finished;
+END $$;
+SELECT es_schedule(ROW('l')::finish, '2020-01-01', schedule_id => id(33)) = id(33) AS scheduled;
+SELECT es_run();
+SELECT id, state, attempts, last_error FROM scheduled;
 -- A command that no aggregate executes any more; one that takes too long.
 SELECT es_schedule(ROW('l', 'x')::remind, '2020-01-01', schedule_id => id(33)) = id(33) AS scheduled;
 SELECT es_drop_aggregate('task');

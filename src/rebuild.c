@@ -44,7 +44,6 @@
 #include "projection_definition.h"
 #include "rebuild.h"
 #include "row_receiver.h"
-#include "run.h"
 #include "run_as.h"
 #include "shadow.h"
 #include "spi_plan.h"
@@ -163,9 +162,11 @@ PG_FUNCTION_INFO_V1(es_rebuilds);
 EsProjection *
 es_rebuild_lock(EsStore *store, const char *name)
 {
+	EsSubscription *subscription = es_subscription_by_name(store, name, true);
 	EsProjection *projection;
 
-	es_run_forbid_in_handler("replay events");
+	if (subscription)
+		es_subscription_forbid_in_own_handler(subscription);
 
 	/* a snapshot that is older than the lock would miss what others projected */
 	if (IsolationUsesXactSnapshot())

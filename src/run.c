@@ -56,6 +56,9 @@
 /* A deadlock and the like is no event's fault: it is tried at least so often. */
 #define TRANSIENT_RETRIES 10
 
+/* What is no event's fault does not end by parking, so es_run() must not try it for ever. */
+#define SHORTEST_DELAY_MS 100
+
 typedef struct UnitKey
 {
 	int64		subscription;	/* id */
@@ -108,9 +111,8 @@ typedef struct OneReceiver
 	MemoryContext context;
 } OneReceiver;
 
-static bool running = false;	/* a step, in this session */
-
 static void run_step(EsRunner *runner, int64 max_events, EsRunStep *step);
+static void begin_running(void);
 static void require_read_committed(void);
 static void refresh_units(EsRunner *runner, EsStore *store);
 static void refresh_unit(EsRunner *runner, EsSubscription *subscription, int partition);
@@ -136,6 +138,9 @@ static bool read_one(EsStore *store, int64 position, EsEvent *event);
 static bool receive_one(TupleTableSlot *slot, DestReceiver *self);
 static char *failure_message(const ErrorData *error);
 
+static bool running = false;	/* we are in es_runner_step() or es_run_replay() */
+static const EsSubscription *running_subscription = NULL;	/* whose handlers run */
+
 PG_FUNCTION_INFO_V1(es_run);
 
 /* es_run(max_events bigint) returns bigint */
@@ -151,7 +156,6 @@ es_run(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_events must not be negative")));
-	es_run_forbid_in_handler("run subscriptions");
 	require_read_committed();
 	runner = es_runner(CurrentMemoryContext, es_store_current()->schema, true);
 	while (events < max_events)
@@ -189,25 +193,60 @@ es_runner(MemoryContext parent, Oid schema, bool foreground)
 void
 es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 {
-	running = true;
+	begin_running();
 	PG_TRY();
 	{
-		run_step(runner, max_events == 0 ? PG_INT64_MAX : max_events, step);
+		run_step(runner, max_events, step);
 	}
 	PG_FINALLY();
 	{
 		running = false;
+		running_subscription = NULL;
 	}
 	PG_END_TRY();
 }
 
-void
-es_run_forbid_in_handler(const char *what)
+static void
+run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 {
-	if (running)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot %s in a handler that a subscription runs", what)));
+	EsStore    *store = es_store_of_schema(runner->schema);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next_schedule = 0;
+	TimestampTz next_unit_time;
+	Unit	   *unit;
+	bool		dispatched;
+	bool		capped;
+
+	memset(step, 0, sizeof(*step));
+	if (max_events == 0)
+		max_events = PG_INT64_MAX;
+	require_read_committed();
+	SPI_connect();
+	refresh_units(runner, store);
+
+	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
+	{
+		step->worked = true;
+		step->more = true;
+		step->events = dispatched ? 1 : 0;
+	}
+	while (!step->worked)
+	{
+		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
+			step->worked = run_unit(runner, store, unit, max_events, step);
+		if (step->worked)
+			break;
+		if (!scan_for_work(runner, store, &capped))
+		{
+			step->worked = capped;
+			break;
+		}
+	}
+	next_unit_time = next_look(runner);
+	step->next_time = next_schedule;
+	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
+		step->next_time = next_unit_time;
+	SPI_finish();
 }
 
 void
@@ -215,7 +254,7 @@ es_run_replay(EsStore *store, EsSubscription *subscription)
 {
 	int64		events = 0;
 
-	running = true;
+	begin_running();
 	PG_TRY();
 	{
 		for (int i = 0; i < subscription->partitions; i++)
@@ -225,8 +264,16 @@ es_run_replay(EsStore *store, EsSubscription *subscription)
 	PG_FINALLY();
 	{
 		running = false;
+		running_subscription = NULL;
 	}
 	PG_END_TRY();
+}
+
+bool
+es_run_is_at(const EsSubscription *subscription)
+{
+	return running_subscription && running_subscription->id == subscription->id &&
+		strcmp(running_subscription->name, subscription->name) == 0;
 }
 
 bool
@@ -284,45 +331,16 @@ es_runner_flush(EsRunner *runner)
 	return units != NIL;
 }
 
+/* Within a run the locks and rows that keep others away are our own. */
 static void
-run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
+begin_running(void)
 {
-	EsStore    *store = es_store_of_schema(runner->schema);
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next_schedule = 0;
-	TimestampTz next_unit_time;
-	Unit	   *unit;
-	bool		dispatched;
-	bool		capped;
-
-	memset(step, 0, sizeof(*step));
-	require_read_committed();
-	SPI_connect();
-	refresh_units(runner, store);
-
-	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
-	{
-		step->worked = true;
-		step->more = true;
-		step->events = dispatched ? 1 : 0;
-	}
-	while (!step->worked)
-	{
-		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
-			step->worked = run_unit(runner, store, unit, max_events, step);
-		if (step->worked)
-			break;
-		if (!scan_for_work(runner, store, &capped))
-		{
-			step->worked = capped;
-			break;
-		}
-	}
-	next_unit_time = next_look(runner);
-	step->next_time = next_schedule;
-	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
-		step->next_time = next_unit_time;
-	SPI_finish();
+	if (running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot run subscriptions within a handler"),
+				 errhint("What a handler causes is handled after it, without its doing.")));
+	running = true;
 }
 
 /* A checkpoint that somebody else moved meanwhile could not be moved any more. */
@@ -590,11 +608,18 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	/* a culprit is tried again by itself, not found anew */
 	batch.after = Max(checkpoint.position, unit->scanned_to);
 	batch.upto = checkpoint.failed_position > batch.after ? checkpoint.failed_position : mark;
+	running_subscription = subscription;
 	done = run_narrowed(&batch);
+	running_subscription = NULL;
 
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
 	if (done)
 	{
+		/* what its owner may not see is done as well: nobody will look at it again */
+		if (!batch.more && batch.last_read < batch.upto)
+			batch.last_read = Max(batch.last_read,
+								  es_log_position_at_or_before(store, batch.upto,
+															   GetLatestSnapshot()));
 		park_waiting(&batch);
 		note_success(&batch, &checkpoint);
 		if (batch.upto < mark)
@@ -648,7 +673,9 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 		batch.max_events = 1;
 		batch.after = positions[i] - 1;
 		batch.upto = positions[i];
+		running_subscription = subscription;
 		failed = !es_batch_run(&batch);
+		running_subscription = NULL;
 		if (!failed)
 			*events += batch.events;
 		es_run_as_begin(&run_as, es_run_as_store_owner(store));
@@ -751,6 +778,7 @@ note_failure(EsBatch *batch, EsCheckpoint *checkpoint)
 {
 	char	   *message = failure_message(batch->error);
 	int			max_retries = batch->subscription->max_retries;
+	int64		delay_ms;
 	bool		again = checkpoint->attempts > 0 &&
 		checkpoint->failed_position == batch->failed_position;
 
@@ -761,8 +789,10 @@ note_failure(EsBatch *batch, EsCheckpoint *checkpoint)
 	if (!batch->canceled)
 		checkpoint->attempts++;
 	checkpoint->failed_position = batch->failed_position;
-	checkpoint->retry_at = GetCurrentTimestamp() +
-		es_checkpoint_backoff_ms(Max(checkpoint->attempts, 1)) * INT64CONST(1000);
+	delay_ms = es_checkpoint_backoff_ms(Max(checkpoint->attempts, 1));
+	if (batch->failed_position == 0)
+		delay_ms = Max(delay_ms, SHORTEST_DELAY_MS);
+	checkpoint->retry_at = GetCurrentTimestamp() + delay_ms * INT64CONST(1000);
 
 	if (batch->failed_position != 0 && checkpoint->attempts > max_retries)
 		put_aside(batch, checkpoint, message);

@@ -39,17 +39,14 @@ typedef struct EsRunStep
 extern void es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step);
 
 /*
- * 55000 in a handler that this session runs: the locks of what it is at are its
- * own, and would not keep it from coming back to it.
- */
-extern void es_run_forbid_in_handler(const char *what);
-
-/*
  * Replay the parked events of a subscription that the store runs itself, as far
  * as they are marked for it.  Under the locks of all its partitions; connected
  * to SPI.
  */
 extern void es_run_replay(EsStore *store, EsSubscription *subscription);
+
+/* Whether we are in a handler of this subscription: its locks are ours and keep nobody away. */
+extern bool es_run_is_at(const EsSubscription *subscription);
 
 /*
  * Write down what is known of partitions that found nothing for them: the last

@@ -391,8 +391,6 @@ es_subscription_lock(EsStore *store, EsSubscription *subscription)
 {
 	int			partitions = subscription->partitions;
 
-	es_run_forbid_in_handler("change subscriptions");
-
 	/* what was committed while we waited would be overwritten unseen */
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
@@ -400,8 +398,19 @@ es_subscription_lock(EsStore *store, EsSubscription *subscription)
 				 errmsg("cannot change subscription \"%s\" in this isolation level",
 						subscription->name),
 				 errhint("Use a transaction in READ COMMITTED.")));
+	es_subscription_forbid_in_own_handler(subscription);
 	for (int i = 0; i < partitions; i++)
 		(void) es_checkpoint_lock(store, subscription, i, true);
+}
+
+void
+es_subscription_forbid_in_own_handler(const EsSubscription *subscription)
+{
+	if (es_run_is_at(subscription))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change subscription \"%s\" in its own handler",
+						subscription->name)));
 }
 
 char *

@@ -1,5 +1,6 @@
--- Testing an aggregate with pgTAP: given these events, when this command comes,
--- then these events are recorded, or it is refused with that error.
+-- Testing aggregates and process managers with pgTAP: given these events, when this
+-- command or event comes, then these events are recorded, or it is refused with that
+-- error.
 --
 -- Run it with pg_prove in a database that can have pgtap and event_sourcing:
 --     pg_prove -d test bank_test.sql
@@ -11,7 +12,7 @@ SET client_min_messages = warning;
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE EXTENSION IF NOT EXISTS event_sourcing;
-SELECT plan(19);
+SELECT plan(29);
 
 -- The aggregate under test.  In a project of yours it is there already: leave
 -- this part out, and let the tests use a store of their own all the same.
@@ -60,6 +61,39 @@ CREATE FUNCTION apply(s account, e deposited) RETURNS account
 LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.balance + e.amount)::account;
 CREATE FUNCTION apply(s account, e withdrawn) RETURNS account
 LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.balance - e.amount)::account;
+
+-- The process manager under test: money leaves one account and reaches another, or
+-- goes back.
+CREATE TYPE transfer           AS (id text, source text, target text, amount numeric, status text);
+CREATE TYPE transfer_requested AS (id text, source text, target text, amount numeric);
+CREATE TYPE transfer_debited   AS (id text);
+CREATE TYPE finish_transfer    AS (id text, status text);
+CREATE TYPE transfer_finished  AS (id text, status text);
+CREATE TYPE debit_transfer     AS (id text);
+
+CREATE FUNCTION execute(s transfer, c debit_transfer) RETURNS transfer_debited
+LANGUAGE sql RETURN ROW(c.id)::transfer_debited;
+CREATE FUNCTION execute(s transfer, c finish_transfer) RETURNS transfer_finished
+LANGUAGE sql RETURN ROW(c.id, c.status)::transfer_finished;
+CREATE FUNCTION apply(s transfer, e transfer_requested) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(e.id, e.source, e.target, e.amount, 'requested')::transfer;
+CREATE FUNCTION apply(s transfer, e transfer_debited) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.source, s.target, s.amount, 'debited')::transfer;
+CREATE FUNCTION apply(s transfer, e transfer_finished) RETURNS transfer
+LANGUAGE sql IMMUTABLE RETURN ROW(s.id, s.source, s.target, s.amount, e.status)::transfer;
+
+CREATE FUNCTION route(e transfer_requested) RETURNS es_route LANGUAGE sql RETURN ROW('start!', e.id)::es_route;
+CREATE FUNCTION route(e transfer_debited) RETURNS es_route LANGUAGE sql RETURN ROW('continue!', e.id)::es_route;
+CREATE FUNCTION route(e transfer_finished) RETURNS es_route LANGUAGE sql RETURN ROW('stop', e.id)::es_route;
+CREATE FUNCTION as_command(c anyelement) RETURNS es_command
+LANGUAGE sql AS $$ SELECT ROW(pg_typeof(c)::text, to_jsonb(c), NULL, NULL, NULL, NULL)::es_command $$;
+CREATE FUNCTION handle(s transfer, e transfer_requested) RETURNS es_command[]
+LANGUAGE sql RETURN ARRAY[as_command(ROW(e.source, e.amount)::withdraw), as_command(ROW(e.id)::debit_transfer)];
+CREATE FUNCTION handle(s transfer, e transfer_debited) RETURNS es_command[]
+LANGUAGE sql RETURN ARRAY[as_command(ROW(s.target, s.amount)::deposit), as_command(ROW(s.id, 'completed')::finish_transfer)];
+CREATE FUNCTION refused(s transfer, c es_command) RETURNS es_command[]
+LANGUAGE sql RETURN CASE s.status WHEN 'debited' THEN ARRAY[as_command(ROW(s.source, s.amount)::deposit)] END
+                    || as_command(ROW(s.id, 'rejected')::finish_transfer);
 
 SELECT lives_ok($$SELECT es_create_store('bank_test_es')$$, 'a store for the tests');
 SET LOCAL event_sourcing.store = 'bank_test_es';
@@ -116,6 +150,33 @@ PREPARE sending AS
 SELECT results_eq('sending', $$VALUES (3::bigint)$$, 'a command with an id');
 SELECT results_eq('sending', $$VALUES (3::bigint)$$, 'gets its first answer again');
 SELECT is((es_state(NULL::account, '2')).balance, 5::numeric, 'and is executed once');
+
+-- Transferring, with es_run() for the worker
+
+SELECT lives_ok($$SELECT es_create_aggregate('transfer'), es_create_process_manager('transfer')$$, 'the process manager');
+-- given
+SELECT lives_ok(
+  $$SELECT es_append('account-' || id, ARRAY[es_new_event(ROW(id)::account_opened), es_new_event(ROW(id, 50)::deposited)])
+    FROM unnest('{5,6}'::text[]) AS id$$,
+  'given two accounts with 50');
+-- when
+SELECT lives_ok($$SELECT es_append('transfer-a', ROW('a', '5', '6', 20)::transfer_requested)$$, 'when a transfer is requested');
+SELECT is(es_run(), 3::bigint, 'then three events are handled');
+SELECT results_eq(
+  $$SELECT id, (es_state(NULL::account, id)).balance FROM unnest('{5,6}'::text[]) AS id$$,
+  $$VALUES ('5', 30::numeric), ('6', 70)$$, 'and the money is where it should be');
+SELECT is((es_state(NULL::transfer, 'a')).status, 'completed', 'the transfer is completed');
+
+-- when there is nobody to receive it
+SELECT lives_ok($$SELECT es_append('transfer-b', ROW('b', '5', '7', 20)::transfer_requested), es_run()$$, 'when it goes to no account');
+SELECT results_eq(
+  $$SELECT version, type, (data ->> 'amount')::numeric FROM es_read_stream('account-5', 4)$$,
+  $$VALUES (4::bigint, 'withdrawn', 20::numeric), (5, 'deposited', 20)$$, 'then the money goes back');
+-- when there is too little
+SELECT lives_ok($$SELECT es_append('transfer-c', ROW('c', '5', '6', 31)::transfer_requested), es_run()$$, 'when there is too little');
+SELECT results_eq(
+  $$SELECT id, es_state('transfer', id) ->> 'status', es_stream_version('account-5') FROM unnest('{b,c}'::text[]) AS id$$,
+  $$VALUES ('b', 'rejected', 5::bigint), ('c', 'rejected', 5)$$, 'then nothing moves');
 
 -- Every event can be applied, every command has one aggregate, and so on
 SELECT is_empty($$SELECT * FROM es_lint() WHERE severity = 'error'$$, 'es_lint() finds no error');

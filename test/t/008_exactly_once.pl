@@ -217,7 +217,8 @@ my @chores = (
 	[ q{SELECT es_pause('tally')}, q{SELECT es_resume('tally')} ],
 	[ q{SELECT es_alter_projection('total', 'inline')}, q{SELECT es_alter_projection('total', 'async')} ],
 	[ q{SELECT es_rebuild_projection('tally')} ],
-	[ q{SELECT es_rebuild_projection('total')} ]);
+	[ q{SELECT es_rebuild_projection('total')} ],
+	[ q{SELECT es_run(100)} ]);
 
 sub start_operator
 {

@@ -190,8 +190,6 @@ SELECT es_create_projection('bad');
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_projection('bad', 'note', query => 'SELECT 1');
 \echo :LAST_ERROR_SQLSTATE
-SELECT es_create_projection('bad', 'note', mode => 'async');
-\echo :LAST_ERROR_SQLSTATE
 SELECT es_create_projection('bad', 'note', mode => 'sometimes');
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_projection('bad', 'note', mode => NULL);

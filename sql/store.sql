@@ -384,15 +384,16 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname 
 ORDER BY 1;
 
 -- What writes or defines is granted to nobody: whatever is VOLATILE and may be
--- called by everybody is one of the readers of the feed, or a trigger function,
--- which nobody can call.
+-- called by everybody reads the feed, waits for a subscription, or looks what a
+-- session does; or it is a trigger function, which nobody can call.
 SELECT p.oid::regprocedure AS function, p.prorettype::regtype AS result
 FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
 JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
 WHERE e.extname = 'event_sourcing' AND p.provolatile = 'v' AND has_function_privilege('public', p.oid, 'EXECUTE')
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- No function runs with other rights than its caller's; those in SQL and
--- PL/pgSQL that read tables fix their search_path.
+-- PL/pgSQL that read tables fix their search_path.  Procedures that COMMIT cannot:
+-- everything in them is qualified.
 SELECT p.oid::regprocedure AS security_definer
 FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
 JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass

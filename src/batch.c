@@ -87,11 +87,11 @@ es_batch_run(EsBatch *batch)
 	bool		done;
 
 	batch->events = 0;
-	batch->set = false;
 	batch->last_read = batch->after;
 	batch->more = false;
 	batch->waiting = NIL;
 	batch->failed_position = 0;
+	batch->set_events = 0;
 	batch->error = NULL;
 
 	attempt.timeout_ms = es_handler_timeout_ms;
@@ -113,6 +113,7 @@ run_body(void *arg)
 	EsSubscription *subscription = batch->subscription;
 	EsProjection *projection = NULL;
 	EsRunAs		run_as;
+	int			nestlevel;
 
 	/* in here, since it may fail: the role may be gone */
 	es_run_as_begin(&run_as, es_run_as_definition_owner(batch->store, subscription->owner));
@@ -127,13 +128,15 @@ run_body(void *arg)
 					 errhint("Drop it and define it again.")));
 	}
 
-	batch->set = projection && projection->query;
+	/* once for all events: where it is in force already, entering it costs nothing */
+	nestlevel = es_search_path_enter(projection ? projection->path : subscription->path);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (batch->set && (batch->held == NULL || batch->held->streams == NULL))
+	if (projection && projection->query && (batch->held == NULL || batch->held->streams == NULL))
 		run_set(batch, projection);
 	else
 		run_events(batch, projection);
 	PopActiveSnapshot();
+	es_search_path_leave(nestlevel);
 	es_run_as_end(&run_as);
 }
 
@@ -143,7 +146,6 @@ run_set(EsBatch *batch, EsProjection *projection)
 {
 	int64		first = first_position(batch->store, batch->after, batch->upto);
 	int64		last = batch->upto;
-	int64		lowest;
 
 	if (first == 0)
 		return;
@@ -153,12 +155,15 @@ run_set(EsBatch *batch, EsProjection *projection)
 		batch->more = true;
 	}
 	last = es_log_position_at_or_before(batch->store, last, GetActiveSnapshot());
-	batch->events = es_projection_count_log(batch->store, projection, batch->after, last, &lowest);
-	if (batch->events == 1)
-		batch->failed_position = lowest;
-	if (batch->events > 0)
+	batch->set_last = last;
+	batch->set_events = es_projection_count_log(batch->store, projection, batch->after, last,
+												&batch->set_first);
+	if (batch->set_events == 1)
+		batch->failed_position = batch->set_first;
+	if (batch->set_events > 0)
 		es_projection_query_log(batch->store, projection, batch->after, last);
 	batch->failed_position = 0;
+	batch->events = batch->set_events;
 	batch->last_read = last;
 }
 
@@ -199,15 +204,18 @@ run_events(EsBatch *batch, EsProjection *projection)
 	receiver.appends = es_append_count();
 	receiver.deadline = GetCurrentTimestamp() + LONGEST_BATCH_US;
 	receiver.error_context = error_context_stack;
-	if (batch->set)
+	if (projection && projection->query)
 		receiver.rows = tuplestore_begin_heap(true, false, work_mem);
 
 	es_log_read_feed(batch->store, &range, NULL, NULL, &receiver.pub);
 	if (receiver.rows)
 	{
-		if (batch->events > 0)
+		if (batch->set_events == 1)
+			batch->failed_position = batch->set_first;
+		if (batch->set_events > 0)
 			es_projection_query(projection, receiver.rows);
 		batch->failed_position = 0;
+		batch->events = batch->set_events;
 		tuplestore_end(receiver.rows);
 	}
 	MemoryContextDelete(receiver.event_context);
@@ -224,7 +232,8 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 
 	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
 	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
-	if (batch->events >= Min(batch->max_events, MAX_SINGLE_EVENTS) || receiver->read >= MAX_READ)
+	if (batch->events + batch->set_events >= Min(batch->max_events, MAX_SINGLE_EVENTS) ||
+		receiver->read >= MAX_READ)
 	{
 		batch->more = true;
 		return false;
@@ -242,9 +251,9 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	}
 	else if (receiver->rows)
 	{
-		/* a set of one that fails is known by its position */
-		batch->failed_position = batch->events == 0 ? position : 0;
-		batch->events++;
+		if (batch->set_events++ == 0)
+			batch->set_first = position;
+		batch->set_last = position;
 		batch->last_read = position;
 		tuplestore_puttupleslot(receiver->rows, slot);
 	}
@@ -297,7 +306,7 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 	}
 	error_context_stack = context;
 
-	/* what a handler sets is not for the next event, wherever the batch ends */
+	/* what a handler has set, even with a plain SET, is not for the next event's */
 	AtEOXact_GUC(false, nestlevel);
 }
 

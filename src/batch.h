@@ -24,14 +24,16 @@ typedef struct EsBatch
 	int64		max_events;		/* hand over no more than that */
 
 	/* what came of it */
-	int64		events;			/* handed over; after a failure: before it, or in the set that failed */
-	bool		set;			/* as one set, not one by one */
+	int64		events;			/* handed over; after a failure: before it */
 	int64		last_read;		/* position of the last event read; the same as after: none */
 	bool		more;			/* there may be more up to upto */
 	List	   *waiting;		/* EsEvent *: events of held streams that were read */
 
 	/* after a failure */
 	int64		failed_position;	/* of the event that failed; 0: not known, or not its fault */
+	int64		set_events;		/* in the set that failed; 0: they were handed over one by one */
+	int64		set_first;		/* positions between which these are */
+	int64		set_last;
 	ErrorData  *error;
 	bool		canceled;		/* says nothing about the event */
 	bool		transient;

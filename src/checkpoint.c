@@ -19,17 +19,24 @@
 #define LONGEST_BACKOFF_MS (5 * 60 * 1000)
 
 static const EsPlanSpec read_plan = {
-	"SELECT position::pg_catalog.int8, stopped::pg_catalog.bool, failed_position::pg_catalog.int8,"
-	" attempts::pg_catalog.int4, retry_at::pg_catalog.timestamptz, consumer::pg_catalog.text,"
-	" leased_until::pg_catalog.timestamptz, leased_to::pg_catalog.int8"
-	" FROM @store@.checkpoint WHERE subscription OPERATOR(pg_catalog.=) $1"
-	" AND partition OPERATOR(pg_catalog.=) $2"
-	" AND (position, stopped, attempts) IS NOT NULL",
+	"SELECT " ES_CHECKPOINT_SELECT_LIST " FROM @store@.checkpoint c"
+	" WHERE c.partition OPERATOR(pg_catalog.=) $2 AND " ES_CHECKPOINT_IS_OF("$1"),
 	2,
 	{TEXTOID, INT4OID},
 };
 
-static const EsPlanSpec write_plan = {
+/* Most of the time there is a row, and an UPDATE is cheaper than an INSERT that finds it. */
+static const EsPlanSpec update_plan = {
+	"UPDATE @store@.checkpoint SET position = $3, stopped = $4, failed_position = $5,"
+	" attempts = $6, retry_at = $7, consumer = $8, leased_until = $9, leased_to = $10,"
+	" updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2",
+	10,
+	{TEXTOID, INT4OID, INT8OID, BOOLOID, INT8OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+	 INT8OID},
+};
+
+static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.checkpoint AS c (subscription, partition, position, stopped,"
 	" failed_position, attempts, retry_at, consumer, leased_until, leased_to, updated_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp())"
@@ -61,16 +68,34 @@ static const EsPlanSpec lowest_plan = {
 	{TEXTOID},
 };
 
+static void partition_tag(LOCKTAG *tag, EsStore *store, EsSubscription *subscription,
+						  int partition);
+
 bool
 es_checkpoint_lock(EsStore *store, EsSubscription *subscription, int partition, bool wait)
 {
 	LOCKTAG		tag;
 
-	/* two subscriptions with one key merely wait for each other */
-	es_lock_tag_key(&tag, ES_LOCK_CLASS_CHECKPOINT,
+	partition_tag(&tag, store, subscription, partition);
+	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+es_checkpoint_unlock(EsStore *store, EsSubscription *subscription, int partition)
+{
+	LOCKTAG		tag;
+
+	partition_tag(&tag, store, subscription, partition);
+	(void) LockRelease(&tag, ExclusiveLock, false);
+}
+
+/* Two subscriptions with one key merely wait for each other. */
+static void
+partition_tag(LOCKTAG *tag, EsStore *store, EsSubscription *subscription, int partition)
+{
+	es_lock_tag_key(tag, ES_LOCK_CLASS_CHECKPOINT,
 					((uint64) store->event << 32) |
 						(uint32) (subscription->id * ES_MAX_PARTITIONS + partition));
-	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
@@ -79,10 +104,6 @@ es_checkpoint_read(EsStore *store, EsSubscription *subscription, int partition,
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition)};
 	MemoryContext caller = CurrentMemoryContext;
-	HeapTuple	row;
-	TupleDesc	tupdesc;
-	Datum		value;
-	bool		isnull;
 
 	memset(checkpoint, 0, sizeof(*checkpoint));
 	checkpoint->partition = partition;
@@ -90,25 +111,31 @@ es_checkpoint_read(EsStore *store, EsSubscription *subscription, int partition,
 	es_spi_read(store, &read_plan, values, NULL, GetLatestSnapshot(), 1);
 	MemoryContextSwitchTo(caller);
 	if (SPI_processed > 0)
-	{
-		row = SPI_tuptable->vals[0];
-		tupdesc = SPI_tuptable->tupdesc;
-		checkpoint->exists = true;
-		checkpoint->position = DatumGetInt64(SPI_getbinval(row, tupdesc, 1, &isnull));
-		checkpoint->stopped = DatumGetBool(SPI_getbinval(row, tupdesc, 2, &isnull));
-		value = SPI_getbinval(row, tupdesc, 3, &isnull);
-		checkpoint->failed_position = isnull ? 0 : DatumGetInt64(value);
-		checkpoint->attempts = DatumGetInt32(SPI_getbinval(row, tupdesc, 4, &isnull));
-		value = SPI_getbinval(row, tupdesc, 5, &isnull);
-		checkpoint->retry_at = isnull ? 0 : DatumGetTimestampTz(value);
-		value = SPI_getbinval(row, tupdesc, 6, &isnull);
-		checkpoint->consumer = isnull ? NULL : TextDatumGetCString(value);
-		value = SPI_getbinval(row, tupdesc, 7, &isnull);
-		checkpoint->leased_until = isnull ? 0 : DatumGetTimestampTz(value);
-		value = SPI_getbinval(row, tupdesc, 8, &isnull);
-		checkpoint->leased_to = isnull ? 0 : DatumGetInt64(value);
-	}
+		es_checkpoint_from_row(checkpoint, SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
 	SPI_freetuptable(SPI_tuptable);
+}
+
+void
+es_checkpoint_from_row(EsCheckpoint *checkpoint, HeapTuple row, TupleDesc tupdesc)
+{
+	Datum		value;
+	bool		isnull;
+
+	checkpoint->exists = true;
+	checkpoint->partition = DatumGetInt32(SPI_getbinval(row, tupdesc, 1, &isnull));
+	checkpoint->position = DatumGetInt64(SPI_getbinval(row, tupdesc, 2, &isnull));
+	checkpoint->stopped = DatumGetBool(SPI_getbinval(row, tupdesc, 3, &isnull));
+	value = SPI_getbinval(row, tupdesc, 4, &isnull);
+	checkpoint->failed_position = isnull ? 0 : DatumGetInt64(value);
+	checkpoint->attempts = DatumGetInt32(SPI_getbinval(row, tupdesc, 5, &isnull));
+	value = SPI_getbinval(row, tupdesc, 6, &isnull);
+	checkpoint->retry_at = isnull ? 0 : DatumGetTimestampTz(value);
+	value = SPI_getbinval(row, tupdesc, 7, &isnull);
+	checkpoint->consumer = isnull ? NULL : TextDatumGetCString(value);
+	value = SPI_getbinval(row, tupdesc, 8, &isnull);
+	checkpoint->leased_until = isnull ? 0 : DatumGetTimestampTz(value);
+	value = SPI_getbinval(row, tupdesc, 9, &isnull);
+	checkpoint->leased_to = isnull ? 0 : DatumGetInt64(value);
 }
 
 void
@@ -131,7 +158,8 @@ es_checkpoint_write(EsStore *store, EsSubscription *subscription, const EsCheckp
 	values[9] = Int64GetDatum(checkpoint->leased_to);
 	for (int i = 7; i <= 9; i++)
 		nulls[i] = checkpoint->consumer ? ' ' : 'n';
-	(void) es_spi_write(store, &write_plan, values, nulls);
+	if (!checkpoint->exists || es_spi_write(store, &update_plan, values, nulls) == 0)
+		(void) es_spi_write(store, &insert_plan, values, nulls);
 	es_wake_waiters_at_commit();
 }
 
@@ -140,7 +168,7 @@ es_checkpoint_write_error(EsStore *store, EsSubscription *subscription, int part
 						  const char *message)
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition),
-							CStringGetTextDatum(message)};
+					  CStringGetTextDatum(message)};
 
 	(void) es_spi_write(store, &write_error_plan, values, NULL);
 }

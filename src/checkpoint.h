@@ -8,6 +8,8 @@
 #ifndef ES_CHECKPOINT_H
 #define ES_CHECKPOINT_H
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
 #include "subscription.h"
 #include "utils/timestamp.h"
 
@@ -31,8 +33,21 @@ typedef struct EsCheckpoint
 	/* external: who works on it.  consumer NULL: nobody */
 	char	   *consumer;
 	TimestampTz leased_until;
-	int64		leased_to;		/* position of the last event that was read for it */
+	int64		leased_to;		/* position of the last event that it was handed */
 } EsCheckpoint;
+
+/* What es_checkpoint_from_row() takes, as a list for SELECT from checkpoint c. */
+#define ES_CHECKPOINT_SELECT_LIST \
+	"c.partition::pg_catalog.int4, c.position::pg_catalog.int8, c.stopped::pg_catalog.bool," \
+	" c.failed_position::pg_catalog.int8, c.attempts::pg_catalog.int4," \
+	" c.retry_at::pg_catalog.timestamptz, c.consumer::pg_catalog.text," \
+	" c.leased_until::pg_catalog.timestamptz, c.leased_to::pg_catalog.int8"
+#define ES_CHECKPOINT_COLUMNS	9
+
+/* Whether a row is that of a subscription's partition; a forged table may have NULLs. */
+#define ES_CHECKPOINT_IS_OF(name) \
+	"c.subscription OPERATOR(pg_catalog.=) " name \
+	" AND (c.partition, c.position, c.stopped, c.attempts) IS NOT NULL"
 
 /*
  * Become the only one to work on a partition until the transaction ends.  False
@@ -40,6 +55,9 @@ typedef struct EsCheckpoint
  */
 extern bool es_checkpoint_lock(EsStore *store, EsSubscription *subscription, int partition,
 							   bool wait);
+
+/* Let go of a partition's lock: nothing was written under it. */
+extern void es_checkpoint_unlock(EsStore *store, EsSubscription *subscription, int partition);
 
 /*
  * Read and write a checkpoint, under its lock.  As it is now, whatever the
@@ -51,6 +69,9 @@ extern void es_checkpoint_read(EsStore *store, EsSubscription *subscription, int
 							   EsCheckpoint *checkpoint);
 extern void es_checkpoint_write(EsStore *store, EsSubscription *subscription,
 								const EsCheckpoint *checkpoint);
+
+/* Read one from a row of that list; in the current context. */
+extern void es_checkpoint_from_row(EsCheckpoint *checkpoint, HeapTuple row, TupleDesc tupdesc);
 
 /* Keep what went wrong with a partition, for es_subscription_status. */
 extern void es_checkpoint_write_error(EsStore *store, EsSubscription *subscription,

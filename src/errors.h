@@ -19,5 +19,6 @@
 #define ERRCODE_ES_UNKNOWN_EVENT			MAKE_SQLSTATE('S', 'E', '0', '0', '5')
 #define ERRCODE_ES_EVENT_ID_CONFLICT		MAKE_SQLSTATE('S', 'E', '0', '0', '6')
 #define ERRCODE_ES_COMMAND_ID_CONFLICT		MAKE_SQLSTATE('S', 'E', '0', '0', '7')
+#define ERRCODE_ES_SUBSCRIPTION_LOST		MAKE_SQLSTATE('S', 'E', '0', '0', '8')
 
 #endif							/* ES_ERRORS_H */

@@ -303,8 +303,9 @@ start(LaunchedDatabase *database, int number, TimestampTz now, TimestampTz *look
 
 	if (worker->handle)
 		pfree(worker->handle);
-	worker->handle = es_shared() == NULL ? NULL :
-										   es_worker_register(database->oid, database->tablespace, number, true);
+	worker->handle = NULL;
+	if (es_shared())
+		worker->handle = es_worker_register(database->oid, database->tablespace, number, true);
 	MemoryContextSwitchTo(caller);
 
 	if (worker->handle)

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "checkpoint.h"
 #include "parked_event.h"
 #include "run.h"
 #include "run_as.h"
@@ -55,16 +56,22 @@ static const EsPlanSpec remove_plan = {
 	{TEXTOID, INT8OID},
 };
 
+static const EsPlanSpec skip_plan = {
+	"UPDATE @store@.parked_event SET state = 'skipped', consumer = NULL" OF_SUBSCRIPTION
+	" AND position OPERATOR(pg_catalog.=) $2",
+	2,
+	{TEXTOID, INT8OID},
+};
+
 static const EsPlanSpec fail_plan = {
-	"UPDATE @store@.parked_event SET state = 'parked', reason = $3,"
-	" attempts = attempts OPERATOR(pg_catalog.+) 1, parked_at = pg_catalog.clock_timestamp()"
-	OF_SUBSCRIPTION " AND position OPERATOR(pg_catalog.=) $2",
+	"UPDATE @store@.parked_event SET state = 'parked', consumer = NULL, reason = $3,"
+	" attempts = attempts OPERATOR(pg_catalog.+) 1, parked_at = pg_catalog.clock_timestamp()" OF_SUBSCRIPTION " AND position OPERATOR(pg_catalog.=) $2",
 	3,
 	{TEXTOID, INT8OID, TEXTOID},
 };
 
 static const EsPlanSpec wait_again_plan = {
-	"UPDATE @store@.parked_event p SET state = 'waiting' FROM @store@.parked_event f"
+	"UPDATE @store@.parked_event p SET state = 'waiting', consumer = NULL FROM @store@.parked_event f"
 	" WHERE f.subscription OPERATOR(pg_catalog.=) $1 AND f.position OPERATOR(pg_catalog.=) $2"
 	" AND p.subscription OPERATOR(pg_catalog.=) $1 AND p.stream OPERATOR(pg_catalog.=) f.stream"
 	" AND p.position OPERATOR(pg_catalog.>) $2 AND p.state OPERATOR(pg_catalog.=) 'replay'",
@@ -136,6 +143,7 @@ es_skip_parked(PG_FUNCTION_ARGS)
 	EsStore    *store = es_store_current();
 	char	   *name = es_subscription_text_argument(fcinfo, 0, "the subscription's name", true);
 	EsSubscription *subscription;
+	EsCheckpoint checkpoint;
 	Datum		values[2];
 	bool		isnull;
 	int			partition;
@@ -158,7 +166,11 @@ es_skip_parked(PG_FUNCTION_ARGS)
 						(long long) PG_GETARG_INT64(1))));
 	partition = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 											&isnull));
-	es_parked_remove(store, subscription, PG_GETARG_INT64(1));
+	es_checkpoint_read(store, subscription, partition, &checkpoint);
+	if (checkpoint.position < PG_GETARG_INT64(1))
+		(void) es_spi_write(store, &skip_plan, values, NULL);	/* or it would be handed out */
+	else
+		es_parked_remove(store, subscription, PG_GETARG_INT64(1));
 	if (es_parked_release(store, subscription, partition))
 		run_replay(store, subscription);
 	SPI_finish();
@@ -179,9 +191,9 @@ es_parked_held_streams(EsStore *store, EsSubscription *subscription, int partiti
 	{
 		bool		isnull;
 		text	   *stream = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[row],
-														SPI_tuptable->tupdesc, 1, &isnull));
+													SPI_tuptable->tupdesc, 1, &isnull));
 		char	   *state = TextDatumGetCString(SPI_getbinval(SPI_tuptable->vals[row],
-															 SPI_tuptable->tupdesc, 2, &isnull));
+														SPI_tuptable->tupdesc, 2, &isnull));
 
 		if (strcmp(state, ES_PARKED_SKIPPED) == 0)
 		{
@@ -250,7 +262,7 @@ es_parked_to_replay(EsStore *store, EsSubscription *subscription, int partition,
 					int64 **positions)
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int32GetDatum(partition),
-							Int64GetDatum(max_count)};
+					  Int64GetDatum(max_count)};
 	MemoryContext caller = CurrentMemoryContext;
 	int			count;
 
@@ -281,7 +293,7 @@ void
 es_parked_fail(EsStore *store, EsSubscription *subscription, int64 position, const char *reason)
 {
 	Datum		values[] = {CStringGetTextDatum(subscription->name), Int64GetDatum(position),
-							CStringGetTextDatum(reason)};
+					  CStringGetTextDatum(reason)};
 
 	(void) es_spi_write(store, &fail_plan, values, NULL);
 	(void) es_spi_write(store, &wait_again_plan, values, NULL);

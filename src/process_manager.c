@@ -263,18 +263,20 @@ routes_of_event(EsSubscription *subscription, const EsEvent *event, int *nroutes
 {
 	EsOverload *overload = es_overload(&subscription->handlers,
 									   DatumGetTextPP(event->values[ES_EVENT_TYPE]));
+	Oid			type = es_routine_result_type(overload->routine);
 	Datum		args[ES_ROUTINE_MAX_ARGS];
 	Values		values;
 	Route	   *routes;
 
-	(void) es_overload_arguments(overload, (Datum) 0, event, args);
-	call_for_values(overload->routine, args, &values);
-	if (values.type != es_extension()->route.oid)
+	/* before it is called: a set is read as what it is said to be */
+	if (type != es_extension()->route.oid && get_element_type(type) != es_extension()->route.oid)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("function %s must return es_route", es_routine_name(overload->routine)),
 				 errdetail("It is a route function of %s.", subscription->handlers.owner),
 				 errhint("It may also return an array or a set of es_route.")));
+	(void) es_overload_arguments(overload, (Datum) 0, event, args);
+	call_for_values(overload->routine, args, &values);
 	routes = palloc((values.count + 1) * sizeof(Route));
 	*nroutes = 0;
 	for (int i = 0; i < values.count; i++)

@@ -135,11 +135,14 @@ es_create_projection(PG_FUNCTION_ARGS)
 	/* appends under way do not know of it: let them end first */
 	if (!async)
 		es_projection_put_trigger(store);
-	if (es_subscription_by_name(store, name, true) ||
-		es_spi_write(store, &insert_plan, values, nulls) == 0)
+	if (es_spi_write(store, &insert_plan, values, nulls) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("projection \"%s\" already exists", name)));
+	if (es_subscription_by_name(store, name, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" already exists", name)));
 	if (async)
 		es_projection_subscribe(store, name, 0, path_names);
 	else if (es_log_last_position(store, GetLatestSnapshot()) > 0)

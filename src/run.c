@@ -123,6 +123,8 @@ static bool run_partition(EsRunner *runner, EsStore *store, EsSubscription *subs
 static bool replay_some(EsStore *store, EsSubscription *subscription, int partition,
 						bool foreground, int64 max_events, int64 *events);
 static bool run_narrowed(EsBatch *batch);
+static bool narrow(EsBatch *batch);
+static bool has_waiting_before(const EsBatch *batch, int64 position);
 static void park_waiting(EsBatch *batch);
 static void note_failure(EsBatch *batch, EsCheckpoint *checkpoint);
 static void note_success(EsBatch *batch, EsCheckpoint *checkpoint);
@@ -188,6 +190,7 @@ es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	TimestampTz next_schedule = 0;
 	TimestampTz next_unit_time;
 	Unit	   *unit;
+	bool		dispatched;
 	bool		capped;
 
 	memset(step, 0, sizeof(*step));
@@ -197,11 +200,11 @@ es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	SPI_connect();
 	refresh_units(runner, store);
 
-	if (es_schedule_run_due(store, runner->foreground, &next_schedule))
+	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
 	{
 		step->worked = true;
 		step->more = true;
-		step->events = 1;
+		step->events = dispatched ? 1 : 0;
 	}
 	while (!step->worked)
 	{
@@ -516,6 +519,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	EsCheckpoint checkpoint;
 	EsHeldStreams held;
 	EsRunAs		run_as;
+	int64		mark;
 	bool		done;
 
 	batch.partition = (int) unit->key.partition;
@@ -526,7 +530,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
 	es_checkpoint_read(store, subscription, batch.partition, &checkpoint);
 	es_parked_held_streams(store, subscription, batch.partition, &held);
-	batch.upto = es_feed_high_water(store);
+	mark = es_feed_high_water(store);
 	es_run_as_end(&run_as);
 	unit->written = checkpoint.position;
 
@@ -548,7 +552,9 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 		return true;
 	}
 
+	/* a culprit is tried again by itself, not found anew */
 	batch.after = Max(checkpoint.position, unit->scanned_to);
+	batch.upto = checkpoint.failed_position > batch.after ? checkpoint.failed_position : mark;
 	done = run_narrowed(&batch);
 
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
@@ -556,6 +562,8 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	{
 		park_waiting(&batch);
 		note_success(&batch, &checkpoint);
+		if (batch.upto < mark)
+			batch.more = true;
 		unit->scanned_to = batch.last_read;
 		unit->has_work = batch.more;
 	}
@@ -572,7 +580,8 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 		unit->has_work = false;
 	}
 	unit->written = checkpoint.position;
-	step->events += batch.events;
+	if (done)
+		step->events += batch.events;
 	return !done || batch.events > 0 || batch.more || batch.waiting != NIL;
 }
 
@@ -605,6 +614,8 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 		batch.after = positions[i] - 1;
 		batch.upto = positions[i];
 		failed = !es_batch_run(&batch);
+		if (!failed)
+			*events += batch.events;
 		es_run_as_begin(&run_as, es_run_as_store_owner(store));
 		if (failed)
 			es_parked_fail(store, subscription, positions[i], failure_message(batch.error));
@@ -613,7 +624,6 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 		if (failed || i == count - 1)
 			(void) es_parked_release(store, subscription, partition);
 		es_run_as_end(&run_as);
-		*events += batch.events;
 	}
 	pfree(positions);
 	return count > 0;
@@ -624,15 +634,44 @@ static bool
 run_narrowed(EsBatch *batch)
 {
 	while (!es_batch_run(batch))
+		if (!narrow(batch))
+			return false;
+	return true;
+}
+
+/* Make a batch that failed smaller; false when that is no way to go on. */
+static bool
+narrow(EsBatch *batch)
+{
+	int64		upto = batch->upto;
+
+	if (batch->canceled)
+		return false;
+	if (batch->failed_position != 0)
 	{
-		/* the events that it fails on do not get fewer */
-		if (batch->canceled || batch->events == 0 ||
-			(batch->events == 1 && (batch->set || batch->failed_position == 0)))
-			break;
-		/* a set: half of it; single events: those before the one that failed */
-		batch->max_events = batch->failed_position == 0 ? batch->events / 2 : batch->events;
+		/* whatever is before the culprit comes first, what only waits, too */
+		if (batch->events == 0 && !has_waiting_before(batch, batch->failed_position))
+			return false;
+		batch->upto = batch->failed_position - 1;
+		return true;
 	}
-	return batch->error == NULL;
+	if (batch->set_events > 0)
+	{
+		batch->upto = batch->set_first + (batch->set_last - batch->set_first) / 2;
+		return batch->upto < upto;
+	}
+	if (batch->events == 0 || batch->max_events == 1)
+		return false;
+	batch->max_events = Max(batch->events / 2, 1);
+	return true;
+}
+
+static bool
+has_waiting_before(const EsBatch *batch, int64 position)
+{
+	const EsEvent *first = batch->waiting == NIL ? NULL : linitial(batch->waiting);
+
+	return first && DatumGetInt64(first->values[ES_EVENT_POSITION]) < position;
 }
 
 /* Events of held streams wait behind what is parked. */
@@ -655,7 +694,10 @@ note_success(EsBatch *batch, EsCheckpoint *checkpoint)
 	if (batch->events == 0 && batch->waiting == NIL && checkpoint->exists && !failed_before)
 		return;
 	checkpoint->position = batch->last_read;
-	if (failed_before && batch->last_read >= checkpoint->failed_position)
+	/* it is behind us, or not there any more */
+	if (failed_before &&
+		(batch->last_read >= checkpoint->failed_position ||
+		 (batch->upto >= checkpoint->failed_position && !batch->more)))
 	{
 		ereport(LOG,
 				(errmsg("subscription \"%s\" of event store %s goes on",

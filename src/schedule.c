@@ -16,6 +16,7 @@
 #include "attempt.h"
 #include "catalog/pg_type.h"
 #include "checkpoint.h"
+#include "common/int.h"
 #include "dispatch.h"
 #include "event.h"
 #include "fmgr.h"
@@ -83,6 +84,14 @@ static const EsPlanSpec delete_plan = {
 	{UUIDOID},
 };
 
+/* A command that has put itself off, or taken itself back, has had its way. */
+static const EsPlanSpec done_plan = {
+	"DELETE FROM @store@.schedule WHERE schedule_id OPERATOR(pg_catalog.=) $1"
+	" AND due_at OPERATOR(pg_catalog.=) $2",
+	2,
+	{UUIDOID, TIMESTAMPTZOID},
+};
+
 /* One that somebody else is at is skipped: he will have dispatched it. */
 static const EsPlanSpec due_plan = {
 	"SELECT schedule_id::pg_catalog.uuid, due_at::pg_catalog.timestamptz,"
@@ -109,13 +118,14 @@ static const EsPlanSpec move_plan = {
 	"UPDATE @store@.schedule SET due_at = $2, attempts = $3, retry_at = $4, failed_at = $5,"
 	" last_error = $6, last_error_at = CASE WHEN $6 IS NULL THEN last_error_at"
 	" ELSE pg_catalog.clock_timestamp() END"
-	" WHERE schedule_id OPERATOR(pg_catalog.=) $1",
-	6,
-	{UUIDOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
+	" WHERE schedule_id OPERATOR(pg_catalog.=) $1 AND due_at OPERATOR(pg_catalog.=) $7",
+	7,
+	{UUIDOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID},
 };
 
 static Datum schedule_command(NewSchedule *schedule);
 static void common_arguments(FunctionCallInfo fcinfo, int first, NewSchedule *schedule);
+static bool has_next_turn(TimestampTz from, const Interval *every);
 static bool find_due(EsStore *store, TimestampTz now, Schedule *schedule);
 static TimestampTz find_next(EsStore *store, TimestampTz now);
 static void dispatch_body(void *arg);
@@ -127,6 +137,7 @@ static void move(Schedule *schedule, TimestampTz due_at, int attempts, Timestamp
 
 PG_FUNCTION_INFO_V1(es_schedule_record);
 PG_FUNCTION_INFO_V1(es_schedule_json);
+PG_FUNCTION_INFO_V1(es_schedule_literal);
 PG_FUNCTION_INFO_V1(es_unschedule);
 
 /*
@@ -162,6 +173,27 @@ es_schedule_json(PG_FUNCTION_ARGS)
 	return schedule_command(&schedule);
 }
 
+/* es_schedule(command_type text, data text, at text, every text, metadata text, ...), as above */
+Datum
+es_schedule_literal(PG_FUNCTION_ARGS)
+{
+	for (int i = 1; i <= 4; i++)
+	{
+		text	   *literal = PG_ARGISNULL(i) ? NULL : PG_GETARG_TEXT_PP(i);
+
+		if (literal == NULL)
+			continue;
+		if (i == 2 || i == 3)
+			fcinfo->args[i].value = DirectFunctionCall3(i == 2 ? timestamptz_in : interval_in,
+														CStringGetDatum(text_to_cstring(literal)),
+														ObjectIdGetDatum(InvalidOid),
+														Int32GetDatum(-1));
+		else
+			fcinfo->args[i].value = es_jsonb_from_text(literal);
+	}
+	return es_schedule_json(fcinfo);
+}
+
 /* es_unschedule(schedule_id uuid) returns boolean */
 Datum
 es_unschedule(PG_FUNCTION_ARGS)
@@ -181,7 +213,7 @@ es_unschedule(PG_FUNCTION_ARGS)
 }
 
 bool
-es_schedule_run_due(EsStore *store, bool foreground, TimestampTz *next_time)
+es_schedule_run_due(EsStore *store, bool foreground, bool *dispatched, TimestampTz *next_time)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	Schedule	schedule = {.store = store};
@@ -189,6 +221,7 @@ es_schedule_run_due(EsStore *store, bool foreground, TimestampTz *next_time)
 	EsRunAs		run_as;
 	bool		due;
 
+	*dispatched = false;
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
 	due = find_due(store, now, &schedule);
 	*next_time = due ? 0 : find_next(store, now);
@@ -197,9 +230,9 @@ es_schedule_run_due(EsStore *store, bool foreground, TimestampTz *next_time)
 		return false;
 
 	attempt.timeout_ms = es_handler_timeout_ms;
-	due = es_attempt(&attempt, dispatch_body, &schedule);
+	*dispatched = es_attempt(&attempt, dispatch_body, &schedule);
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
-	if (due)
+	if (*dispatched)
 		note_success(&schedule, now);
 	else
 		note_failure(&schedule, &attempt, now);
@@ -211,8 +244,6 @@ es_schedule_run_due(EsStore *store, bool foreground, TimestampTz *next_time)
 static void
 common_arguments(FunctionCallInfo fcinfo, int first, NewSchedule *schedule)
 {
-	Interval	no_time = {0};
-
 	if (PG_ARGISNULL(first))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -225,11 +256,11 @@ common_arguments(FunctionCallInfo fcinfo, int first, NewSchedule *schedule)
 	if (!PG_ARGISNULL(first + 1))
 	{
 		schedule->every = PG_GETARG_INTERVAL_P(first + 1);
-		if (!DatumGetBool(DirectFunctionCall2(interval_gt, IntervalPGetDatum(schedule->every),
-											  IntervalPGetDatum(&no_time))))
+		if (!has_next_turn(Max(schedule->at, GetCurrentTimestamp()), schedule->every))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the interval of a scheduled command must be longer than nothing")));
+					 errmsg("invalid interval of a scheduled command"),
+					 errhint("It must be longer than nothing, with no negative part, and end within the range of timestamps.")));
 	}
 	if (!PG_ARGISNULL(first + 2))
 		schedule->metadata = PG_GETARG_JSONB_P(first + 2);
@@ -239,6 +270,23 @@ common_arguments(FunctionCallInfo fcinfo, int first, NewSchedule *schedule)
 		schedule->correlation_id = PG_GETARG_UUID_P(first + 4);
 	if (!PG_ARGISNULL(first + 5))
 		schedule->causation_id = PG_GETARG_UUID_P(first + 5);
+}
+
+/*
+ * Whether a time and an interval give a later time.  Months and days are taken
+ * for their longest: what this lets through never fails, and always goes forward.
+ */
+static bool
+has_next_turn(TimestampTz from, const Interval *every)
+{
+	int64		days = (int64) every->month * 31 + every->day;
+	int64		length;
+	TimestampTz next;
+
+	return every->month >= 0 && every->day >= 0 && every->time >= 0 &&
+		!pg_mul_s64_overflow(days, USECS_PER_DAY, &length) &&
+		!pg_add_s64_overflow(length, every->time, &length) && length > 0 &&
+		!pg_add_s64_overflow(from, length, &next) && IS_VALID_TIMESTAMP(next);
 }
 
 static Datum
@@ -312,6 +360,8 @@ find_due(EsStore *store, TimestampTz now, Schedule *schedule)
 	schedule->id = DatumGetUUIDP(column[0]);
 	schedule->due_at = DatumGetTimestampTz(column[1]);
 	schedule->every = isnull[2] ? NULL : DatumGetIntervalP(column[2]);
+	if (schedule->every && !has_next_turn(now, schedule->every))
+		schedule->every = NULL; /* es_schedule() did not write that */
 	schedule->command_type = TextDatumGetCString(column[3]);
 	schedule->data = DatumGetJsonbPCopy(column[4]);
 	schedule->metadata = isnull[5] ? NULL : DatumGetJsonbPCopy(column[5]);
@@ -352,12 +402,12 @@ dispatch_body(void *arg)
 static void
 note_success(Schedule *schedule, TimestampTz now)
 {
-	Datum		values[] = {UUIDPGetDatum(schedule->id)};
+	Datum		values[] = {UUIDPGetDatum(schedule->id), TimestampTzGetDatum(schedule->due_at)};
 
 	if (schedule->every)
 		move(schedule, next_turn(schedule, now), 0, 0, 0, NULL);
 	else
-		(void) es_spi_write(schedule->store, &delete_plan, values, NULL);
+		(void) es_spi_write(schedule->store, &done_plan, values, NULL);
 }
 
 static void
@@ -403,8 +453,8 @@ static void
 move(Schedule *schedule, TimestampTz due_at, int attempts, TimestampTz retry_at,
 	 TimestampTz failed_at, const char *message)
 {
-	Datum		values[6];
-	char		nulls[] = "      ";
+	Datum		values[7];
+	char		nulls[] = "       ";
 
 	values[0] = UUIDPGetDatum(schedule->id);
 	values[1] = TimestampTzGetDatum(due_at);
@@ -415,5 +465,6 @@ move(Schedule *schedule, TimestampTz due_at, int attempts, TimestampTz retry_at,
 	nulls[4] = failed_at ? ' ' : 'n';
 	values[5] = message ? CStringGetTextDatum(message) : (Datum) 0;
 	nulls[5] = message ? ' ' : 'n';
+	values[6] = TimestampTzGetDatum(schedule->due_at);
 	(void) es_spi_write(schedule->store, &move_plan, values, nulls);
 }

@@ -301,8 +301,11 @@ es_subscription_insert(EsStore *store, const EsNewSubscription *subscription)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the subscription's name is too long")));
-	if (subscription->kind != ES_SUBSCRIPTION_PROJECTION)
-		require_no_projection(store, subscription->name);
+	if (subscription->kind != ES_SUBSCRIPTION_PROJECTION &&
+		es_projection_find(store, subscription->name))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("projection \"%s\" already exists", subscription->name)));
 	if (subscription->stream)
 		es_stream_check_name(subscription->stream);
 	/* or it could never run */
@@ -578,12 +581,9 @@ store_text(const char *text, char *null)
 static void
 require_no_projection(EsStore *store, const char *name)
 {
-	ListCell   *cell;
-
-	foreach(cell, es_projections(store))
-		if (strcmp(((EsProjection *) lfirst(cell))->name, name) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("\"%s\" is a projection", name),
-					 errhint("Use es_create_projection(), es_rebuild_projection() and es_drop_projection() for projections.")));
+	if (es_projection_find(store, name))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a projection", name),
+				 errhint("Use es_create_projection(), es_rebuild_projection() and es_drop_projection() for projections.")));
 }

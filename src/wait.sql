@@ -37,10 +37,10 @@ COMMENT ON PROCEDURE es_wait_for_result(es_dispatch_result, text[], interval, bo
 -- These COMMIT, and therefore cannot have a search_path of their own:
 -- everything in them is qualified.
 
-CREATE PROCEDURE es_dispatch_and_wait(command anyelement, metadata jsonb DEFAULT NULL,
+CREATE PROCEDURE es_dispatch_and_wait(command anyelement, subscriptions text[] DEFAULT NULL,
+									  timeout interval DEFAULT '5s', metadata jsonb DEFAULT NULL,
 									  expected_version bigint DEFAULT NULL, command_id uuid DEFAULT NULL,
 									  correlation_id uuid DEFAULT NULL, causation_id uuid DEFAULT NULL,
-									  subscriptions text[] DEFAULT NULL, timeout interval DEFAULT '5s',
 									  INOUT result es_dispatch_result DEFAULT NULL,
 									  INOUT passed boolean DEFAULT NULL)
 	LANGUAGE plpgsql
@@ -51,12 +51,12 @@ BEGIN
 	COMMIT;
 	CALL @extschema@.es_wait_for_result(result, subscriptions, timeout, passed);
 END $$;
-COMMENT ON PROCEDURE es_dispatch_and_wait(anyelement, jsonb, bigint, uuid, uuid, uuid, text[], interval, es_dispatch_result, boolean) IS 'dispatch a command, commit, and wait until subscriptions (default: the async projections of its events) have passed it';
+COMMENT ON PROCEDURE es_dispatch_and_wait(anyelement, text[], interval, jsonb, bigint, uuid, uuid, uuid, es_dispatch_result, boolean) IS 'dispatch a command, commit, and wait until subscriptions (default: the async projections of its events) have passed it';
 
-CREATE PROCEDURE es_dispatch_and_wait(command_type text, data jsonb, metadata jsonb DEFAULT NULL,
+CREATE PROCEDURE es_dispatch_and_wait(command_type text, data jsonb, subscriptions text[] DEFAULT NULL,
+									  timeout interval DEFAULT '5s', metadata jsonb DEFAULT NULL,
 									  expected_version bigint DEFAULT NULL, command_id uuid DEFAULT NULL,
 									  correlation_id uuid DEFAULT NULL, causation_id uuid DEFAULT NULL,
-									  subscriptions text[] DEFAULT NULL, timeout interval DEFAULT '5s',
 									  INOUT result es_dispatch_result DEFAULT NULL,
 									  INOUT passed boolean DEFAULT NULL)
 	LANGUAGE plpgsql
@@ -67,13 +67,13 @@ BEGIN
 	COMMIT;
 	CALL @extschema@.es_wait_for_result(result, subscriptions, timeout, passed);
 END $$;
-COMMENT ON PROCEDURE es_dispatch_and_wait(text, jsonb, jsonb, bigint, uuid, uuid, uuid, text[], interval, es_dispatch_result, boolean) IS 'dispatch a command, given as its type and JSON, commit, and wait until subscriptions (default: the async projections of its events) have passed it';
+COMMENT ON PROCEDURE es_dispatch_and_wait(text, jsonb, text[], interval, jsonb, bigint, uuid, uuid, uuid, es_dispatch_result, boolean) IS 'dispatch a command, given as its type and JSON, commit, and wait until subscriptions (default: the async projections of its events) have passed it';
 
 -- Without this one, a call with nothing but literals would be ambiguous.
-CREATE PROCEDURE es_dispatch_and_wait(command_type text, data text, metadata text DEFAULT NULL,
+CREATE PROCEDURE es_dispatch_and_wait(command_type text, data text, subscriptions text[] DEFAULT NULL,
+									  timeout interval DEFAULT '5s', metadata text DEFAULT NULL,
 									  expected_version bigint DEFAULT NULL, command_id uuid DEFAULT NULL,
 									  correlation_id uuid DEFAULT NULL, causation_id uuid DEFAULT NULL,
-									  subscriptions text[] DEFAULT NULL, timeout interval DEFAULT '5s',
 									  INOUT result es_dispatch_result DEFAULT NULL,
 									  INOUT passed boolean DEFAULT NULL)
 	LANGUAGE plpgsql
@@ -84,10 +84,10 @@ BEGIN
 	COMMIT;
 	CALL @extschema@.es_wait_for_result(result, subscriptions, timeout, passed);
 END $$;
-COMMENT ON PROCEDURE es_dispatch_and_wait(text, text, text, bigint, uuid, uuid, uuid, text[], interval, es_dispatch_result, boolean) IS 'dispatch a command, given as its type and JSON text, commit, and wait until subscriptions (default: the async projections of its events) have passed it';
+COMMENT ON PROCEDURE es_dispatch_and_wait(text, text, text[], interval, text, bigint, uuid, uuid, uuid, es_dispatch_result, boolean) IS 'dispatch a command, given as its type and JSON text, commit, and wait until subscriptions (default: the async projections of its events) have passed it';
 
 REVOKE ALL ON PROCEDURE es_wait_for_result(es_dispatch_result, text[], interval, boolean),
-	es_dispatch_and_wait(anyelement, jsonb, bigint, uuid, uuid, uuid, text[], interval, es_dispatch_result, boolean),
-	es_dispatch_and_wait(text, jsonb, jsonb, bigint, uuid, uuid, uuid, text[], interval, es_dispatch_result, boolean),
-	es_dispatch_and_wait(text, text, text, bigint, uuid, uuid, uuid, text[], interval, es_dispatch_result, boolean)
+	es_dispatch_and_wait(anyelement, text[], interval, jsonb, bigint, uuid, uuid, uuid, es_dispatch_result, boolean),
+	es_dispatch_and_wait(text, jsonb, text[], interval, jsonb, bigint, uuid, uuid, uuid, es_dispatch_result, boolean),
+	es_dispatch_and_wait(text, text, text[], interval, text, bigint, uuid, uuid, uuid, es_dispatch_result, boolean)
 	FROM PUBLIC;

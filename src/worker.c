@@ -40,6 +40,7 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -123,6 +124,7 @@ static void wake_another(void);
 static bool flush_stores(bool at_once);
 static bool some_store_is_dirty(void);
 static void sleep_idle(void);
+static void sleep_until(TimestampTz until);
 static bool held_by_prepared(void);
 static void wait_for_latch(long timeout_ms);
 static void recover_from_error(void);
@@ -537,9 +539,10 @@ flush_stores(bool at_once)
 	foreach(cell, stores)
 	{
 		WorkerStore *store = lfirst(cell);
+		TimestampTz now = GetCurrentTimestamp();
 
-		if (store->dirty_since == 0 || store->retry_at > GetCurrentTimestamp() ||
-			(!at_once && !TimestampDifferenceExceeds(store->dirty_since, GetCurrentTimestamp(), FLUSH_AFTER_MS)))
+		if (store->dirty_since == 0 || store->retry_at > now ||
+			(!at_once && !TimestampDifferenceExceeds(store->dirty_since, now, FLUSH_AFTER_MS)))
 			continue;
 		store->dirty_since = 0;
 		if (!begin_in_store(store))
@@ -566,27 +569,42 @@ static void
 sleep_idle(void)
 {
 	Pass		pass;
-	long		timeout_ms = SLEEP_MS;
 
 	es_worker_slot_set_idle(true);
 	run_pass(&pass);			/* what came before is found, what comes after wakes us */
 	if (!pass.worked && !some_store_is_dirty())
 	{
-		if (pass.next_time != DT_NOEND)
-			timeout_ms = Min(timeout_ms,
-							 TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-															 pass.next_time));
-		if (held_by_prepared())
-			timeout_ms = Min(timeout_ms, PREPARED_POLL_MS);
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz until = TimestampTzPlusMilliseconds(now, SLEEP_MS);
 
-		/* the pass may have used the latch up, by waiting for a lock */
-		if (es_worker_slot_is_idle() && !es_worker_slot_must_stop() && !ConfigReloadPending)
-		{
-			pgstat_report_stat(true);
-			wait_for_latch(timeout_ms);
-		}
+		until = Min(until, pass.next_time);
+		if (held_by_prepared())
+			until = Min(until, TimestampTzPlusMilliseconds(now, PREPARED_POLL_MS));
+		pgstat_report_stat(true);
+		sleep_until(until);
 	}
 	es_worker_slot_set_idle(false);
+}
+
+/*
+ * The latch alone tells little: a wait for a lock may have reset it, and the
+ * alarm of a timeout that was disabled in time sets it.
+ */
+static void
+sleep_until(TimestampTz until)
+{
+	while (es_worker_slot_is_idle() && !es_worker_slot_must_stop() && !ConfigReloadPending)
+	{
+		long		timeout_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (timeout_ms == 0)
+			break;
+		wait_for_latch(timeout_ms);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (catchupInterruptPending)
+			ProcessCatchupInterrupt();	/* others may not wait for us to read invalidations */
+	}
 }
 
 static bool

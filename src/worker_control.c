@@ -148,19 +148,11 @@ stop_workers(Oid database, TimestampTz until)
 {
 	TimestampTz begin = GetCurrentTimestamp();
 	pid_t		pids[ES_WORKERS_PER_DATABASE];
-	int			npids = 0;
+	int			npids = es_worker_slot_stop(database, until, pids);
 	bool		told = false;
 
-	es_worker_slot_stop(database, until);
-	for (int number = 0; number < ES_WORKERS_PER_DATABASE; number++)
-	{
-		pids[npids] = es_worker_slot_pid(database, number);
-		if (pids[npids] != 0 && pids[npids] != MyProcPid)
-			npids++;
-	}
-
 	for (int i = 0; i < npids; i++)
-		while (BackendPidGetProc(pids[i]) != NULL)
+		while (pids[i] != MyProcPid && BackendPidGetProc(pids[i]) != NULL)
 		{
 			poll();
 			if (told || !TimestampDifferenceExceeds(begin, GetCurrentTimestamp(), ASK_MS))

@@ -141,14 +141,15 @@ es_worker_slot_started_by_hand(Oid database)
 	return numbers;
 }
 
-void
-es_worker_slot_stop(Oid database, TimestampTz until)
+int
+es_worker_slot_stop(Oid database, TimestampTz until, pid_t *pids)
 {
 	EsShared   *shared = es_shared();
 	EsStoppedDatabase *stopped;
+	int			npids = 0;
 
 	if (shared == NULL)
-		return;
+		return 0;
 	SpinLockAcquire(&shared->mutex);
 	stopped = find_stopped(shared, database);
 	if (stopped == NULL)
@@ -165,12 +166,16 @@ es_worker_slot_stop(Oid database, TimestampTz until)
 	stopped->until = Max(stopped->until, until);	/* by hand stays by hand */
 	for (int i = 0; i < shared->nworkers; i++)
 		if (shared->workers[i].database == database)
+		{
 			shared->workers[i].stop = true;
+			pids[npids++] = shared->workers[i].pid;
+		}
 	SpinLockRelease(&shared->mutex);
 
 	for (int i = 0; i < shared->nworkers; i++)
 		if (shared->workers[i].database == database)
 			SetLatch(shared->workers[i].latch);
+	return npids;
 }
 
 void

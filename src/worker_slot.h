@@ -41,10 +41,11 @@ extern uint32 es_worker_slot_started_by_hand(Oid database);
 
 /*
  * Ask all workers of a database to exit, and let none begin until a time;
- * DT_NOEND for ever.  Let them begin again.  Until when they are stopped; 0:
+ * DT_NOEND for ever.  Returns how many there were, and their processes in an
+ * array of ES_WORKERS_PER_DATABASE.  Let them begin again.  Until when they are stopped; 0:
  * they are not.
  */
-extern void es_worker_slot_stop(Oid database, TimestampTz until);
+extern int	es_worker_slot_stop(Oid database, TimestampTz until, pid_t *pids);
 extern void es_worker_slot_allow(Oid database);
 extern TimestampTz es_worker_slot_stopped_until(Oid database);
 

@@ -384,6 +384,29 @@ SELECT es_run();
 RESET event_sourcing.handler_timeout;
 SELECT stream, version FROM done ORDER BY n;
 SELECT stream, version, state, reason, attempts FROM parked;
+-- To catch the cancellation does not help.
+CREATE OR REPLACE FUNCTION sleepy(e paid, m es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.amount = 13 THEN
+		PERFORM pg_sleep(60);
+	END IF;
+	INSERT INTO done (by, stream, version) VALUES ('sleepy', m.stream, m.version);
+EXCEPTION WHEN query_canceled THEN
+	INSERT INTO done (by, stream, version) VALUES ('sleepless', m.stream, m.version);
+END $$;
+SELECT version FROM es_append('s-4', ARRAY[es_new_event(ROW(1)::paid), es_new_event(ROW(13)::paid), es_new_event(ROW(13)::paid)]);
+SET event_sourcing.handler_timeout = '100ms';
+SELECT es_run();
+RESET event_sourcing.handler_timeout;
+SELECT by, stream, version FROM done ORDER BY n;
+SELECT stream, version, state, reason, attempts FROM parked;
+CREATE OR REPLACE FUNCTION sleepy(e paid, m es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.amount = 13 THEN
+		PERFORM pg_sleep(60);
+	END IF;
+	INSERT INTO done (by, stream, version) VALUES ('sleepy', m.stream, m.version);
+END $$;
 -- Nobody's statement is cancelled later on.
 SELECT pg_sleep(0.2);
 -- The caller's own cancellation is no failure of the handler: es_run() ends.

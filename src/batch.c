@@ -306,6 +306,8 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 	}
 	error_context_stack = context;
 
+	es_attempt_check_time();
+
 	/* what a handler has set, even with a plain SET, is not for the next event's */
 	AtEOXact_GUC(false, nestlevel);
 }

@@ -78,6 +78,23 @@ SELECT position FROM es_fetch('loop', 'a', ack => 7);
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_drop_subscription('loop');
 
+-- Whoever has lost a part of what it was handed must not say that all is done,
+-- though it still holds the rest: it has to fetch first.
+SELECT es_create_subscription('halves', partitions => 2, lease => '1 millisecond');
+SELECT array_agg(position ORDER BY position) FROM es_fetch('halves', 'a');
+SELECT partition, consumer FROM consumer_test.checkpoint WHERE subscription = 'halves' ORDER BY partition;
+SELECT count(*) FROM consumer_test.checkpoint
+WHERE subscription = 'halves' AND leased_until > (SELECT clock_timestamp() FROM pg_sleep(0.002));
+SELECT position FROM es_fetch('halves', 'b', 1);
+SELECT partition, consumer FROM consumer_test.checkpoint WHERE subscription = 'halves' ORDER BY partition;
+SELECT es_ack('halves', 'a', 6);
+\echo :LAST_ERROR_SQLSTATE
+SELECT min(position) > 0 AS fetched FROM es_fetch('halves', 'a', ack => 6);
+\echo :LAST_ERROR_SQLSTATE
+SELECT min(position) > 0 AS fetched FROM es_fetch('halves', 'a');
+SELECT es_ack('halves', 'a', 6);
+SELECT es_drop_subscription('halves');
+
 -- Waiting ends when there is nothing to wait for any more.
 SELECT count(*) FROM es_fetch('all', 'a', wait => '10 milliseconds');
 SELECT count(*) FROM es_fetch('all', 'a', wait => '-1 second');

@@ -80,6 +80,7 @@ typedef struct Partition
 	int64		outstanding_to; /* what we were handed before; 0: nothing */
 	EsPutAside	aside;
 	const char *expired;		/* whose lease we have taken over, until that is counted */
+	const char *loser;			/* the same if it is not ourselves */
 	bool		one_event;		/* an event is under suspicion: one at a time */
 	bool		closed;			/* nothing of it comes into this batch any more */
 	int64		passed;			/* up to here all was looked at and is done or put aside */
@@ -127,11 +128,20 @@ typedef struct Fetch
 	TimestampTz next_time;		/* when there may be more; 0: not before events come */
 } Fetch;
 
+/* What it has lost, it knows of now, as far as we knew of it. */
 static const EsPlanSpec register_plan = {
-	"INSERT INTO @store@.consumer (subscription, name, seen_at) VALUES ($1, $2, $3)"
-	" ON CONFLICT (subscription, name) DO UPDATE SET seen_at = excluded.seen_at",
-	3,
-	{TEXTOID, TEXTOID, TIMESTAMPTZOID},
+	"INSERT INTO @store@.consumer AS c (subscription, name, seen_at) VALUES ($1, $2, $3)"
+	" ON CONFLICT (subscription, name) DO UPDATE"
+	" SET seen_at = excluded.seen_at, lost = c.lost AND NOT $4",
+	4,
+	{TEXTOID, TEXTOID, TIMESTAMPTZOID, BOOLOID},
+};
+
+static const EsPlanSpec lose_plan = {
+	"UPDATE @store@.consumer SET lost = true WHERE subscription OPERATOR(pg_catalog.=) $1"
+	" AND name OPERATOR(pg_catalog.=) $2 AND NOT lost",
+	2,
+	{TEXTOID, TEXTOID},
 };
 
 static const EsPlanSpec replays_plan = {
@@ -178,6 +188,7 @@ static void write_down(Fetch *fetch);
 static void write_partition(Fetch *fetch, Partition *partition);
 static void move_idle(Fetch *fetch);
 static void end_round(Fetch *fetch);
+static void write_lost(Fetch *fetch, const char *loser);
 static void write_seen(Fetch *fetch);
 
 PG_FUNCTION_INFO_V1(es_fetch);
@@ -462,7 +473,10 @@ take(Fetch *fetch, int number)
 	partition->one_event = checkpoint->failed_position > checkpoint->position &&
 		checkpoint->retry_at == 0;
 	if (checkpoint->consumer && checkpoint->leased_until <= consumer->now)
+	{
 		partition->expired = checkpoint->consumer;
+		partition->loser = ours ? NULL : checkpoint->consumer;
+	}
 	if (consumer->any_parked)
 	{
 		if (partition->expired &&
@@ -842,6 +856,8 @@ write_partition(Fetch *fetch, Partition *partition)
 	if (partition->error)
 		es_checkpoint_write_error(consumer->store, fetch->subscription, checkpoint->partition,
 								  partition->error);
+	if (partition->loser)
+		write_lost(fetch, partition->loser);
 	if (partition->aside.held.skipped && checkpoint->position > before)
 		es_lease_forget_skipped(consumer, checkpoint);
 	partition->written = true;
@@ -898,19 +914,30 @@ end_round(Fetch *fetch)
 }
 
 /* Consumers that were there lately share the partitions. */
+/* Whoever held the lease must not say that its events are done: he has to fetch first. */
+static void
+write_lost(Fetch *fetch, const char *loser)
+{
+	Datum		values[] = {CStringGetTextDatum(fetch->consumer.subscription_name),
+							CStringGetTextDatum(loser)};
+
+	(void) es_spi_write(fetch->consumer.store, &lose_plan, values, NULL);
+}
+
 static void
 write_seen(Fetch *fetch)
 {
 	EsConsumer *consumer = &fetch->consumer;
 	TimestampTz now = GetCurrentTimestamp();
-	Datum		values[3];
+	Datum		values[4];
 
 	/* paused: we have not even looked */
 	if (consumer->checkpoints == NULL ||
-		now - consumer->seen_at < (es_consumer_lease_end(consumer, now) - now) / 3)
+		(!consumer->lost && now - consumer->seen_at < (es_consumer_lease_end(consumer, now) - now) / 3))
 		return;
 	values[0] = CStringGetTextDatum(consumer->subscription_name);
 	values[1] = CStringGetTextDatum(consumer->name);
 	values[2] = TimestampTzGetDatum(now);
+	values[3] = BoolGetDatum(consumer->lost);
 	(void) es_spi_write(consumer->store, &register_plan, values, NULL);
 }

@@ -71,7 +71,9 @@ typedef struct LeaseWalk
 /* All that a call needs to know, in one statement: of the consumers only where that matters. */
 #define LOOK(seen_at, others) \
 	"SELECT " ES_CHECKPOINT_SELECT_LIST ", EXISTS (SELECT 1 FROM @store@.parked_event p" \
-	" WHERE p.subscription OPERATOR(pg_catalog.=) $1), " seen_at ", " others \
+	" WHERE p.subscription OPERATOR(pg_catalog.=) $1), " seen_at ", " others "," \
+	" EXISTS (SELECT 1 FROM @store@.consumer l WHERE l.subscription OPERATOR(pg_catalog.=) $1" \
+	" AND l.name OPERATOR(pg_catalog.=) $2 AND l.lost)" \
 	" FROM (VALUES (1)) AS one (n) LEFT JOIN @store@.checkpoint c ON " ES_CHECKPOINT_IS_OF("$1")
 
 static const EsPlanSpec look_plan = {
@@ -249,7 +251,12 @@ es_lease_acknowledge(EsConsumer *consumer, int64 position)
 	bool		locked[ES_MAX_PARTITIONS] = {false};
 	bool		changed = false;
 
-	if (lock_leases(consumer, locked) == 0 && !was_acknowledged(consumer, position))
+	/*
+	 * After it has lost something it must fetch first: what it says may be about
+	 * events that somebody else is handling now, or has handled.
+	 */
+	if ((lock_leases(consumer, locked) == 0 && !was_acknowledged(consumer, position)) ||
+		consumer->lost)
 		lost(consumer, position);
 	for (int i = 0; i < consumer->subscription->partitions; i++)
 		if (locked[i])
@@ -343,6 +350,8 @@ es_consumer_look(EsConsumer *consumer, bool around)
 		consumer->seen_at = isnull ? 0 : DatumGetTimestampTz(value);
 		value = SPI_getbinval(row, tupdesc, ES_CHECKPOINT_COLUMNS + 3, &isnull);
 		consumer->others = (int) Min(DatumGetInt64(value), ES_MAX_PARTITIONS);
+		value = SPI_getbinval(row, tupdesc, ES_CHECKPOINT_COLUMNS + 4, &isnull);
+		consumer->lost = DatumGetBool(value);
 		partition = DatumGetInt32(SPI_getbinval(row, tupdesc, 1, &isnull));
 		if (!isnull && partition >= 0 && partition < subscription->partitions)
 			es_checkpoint_from_row(&consumer->checkpoints[partition], row, tupdesc);
@@ -777,8 +786,11 @@ lost(const EsConsumer *consumer, int64 position)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_ES_SUBSCRIPTION_LOST),
-			 errmsg("consumer \"%s\" holds no lease of subscription \"%s\"", consumer->name,
-					consumer->subscription_name),
+			 consumer->lost ?
+				 errmsg("consumer \"%s\" of subscription \"%s\" has lost a lease", consumer->name,
+						consumer->subscription_name) :
+				 errmsg("consumer \"%s\" holds no lease of subscription \"%s\"", consumer->name,
+						consumer->subscription_name),
 			 errdetail("subscription \"%s\" consumer \"%s\" position %lld",
 					   consumer->subscription_name, consumer->name, (long long) position),
 			 errhint("Fetch again: what is not acknowledged comes again, to whoever fetches it.")));

@@ -24,6 +24,7 @@ typedef struct EsConsumer
 	EsCheckpoint *checkpoints;	/* of each partition */
 	bool		any_parked;		/* the subscription has put something aside */
 	TimestampTz seen_at;		/* when this consumer wrote down that it is there; 0: never */
+	bool		lost;			/* a lease that it held, and has not fetched since */
 	int			others;			/* consumers that were there within one lease time */
 	TimestampTz now;
 } EsConsumer;

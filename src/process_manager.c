@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "aggregate.h"
 #include "attempt.h"
 #include "catalog/pg_type.h"
 #include "composite.h"
@@ -89,14 +90,23 @@ typedef struct Command
 	Datum		value;
 } Command;
 
+/* What a refused() function takes after the state; the first is the best. */
+typedef enum RefusedForm
+{
+	REFUSED_COMMAND,			/* the command, as its own type */
+	REFUSED_ENVELOPE,			/* the command, as es_command */
+	REFUSED_ANY					/* only why it was refused */
+} RefusedForm;
+
 /* Looking for a refused() function. */
 typedef struct RefusedSearch
 {
 	EsProcessManager *manager;
-	const char *command;		/* the bare name of its type */
 	Oid			command_type;	/* InvalidOid: known by name alone */
+	bool		takes_envelope; /* the command was given as es_command */
+	Jsonb	   *data;			/* then, of it */
 	Oid			function;
-	bool		takes_command;	/* refused(state, command) */
+	RefusedForm form;
 	bool		takes_failure;	/* refused(..., es_failure) */
 } RefusedSearch;
 
@@ -551,7 +561,9 @@ dispatch_or_refuse(Command *command)
 	if (attempt.transient || attempt.canceled)
 		ReThrowError(attempt.error);
 	args[nargs++] = MakeExpandedObjectReadOnly(command->state, false, -1);
-	if (search.takes_command)
+	if (search.form == REFUSED_COMMAND && search.takes_envelope)
+		args[nargs++] = es_composite_from_jsonb(es_composite(search.command_type), search.data);
+	else if (search.form != REFUSED_ANY)
 		args[nargs++] = command->value;
 	if (search.takes_failure)
 		args[nargs++] = failure_datum(attempt.error);
@@ -572,61 +584,57 @@ dispatch_body(void *arg)
 	es_dispatch_value(command->type, command->value);
 }
 
+/* A command that is JSON under a name is looked for by the type that it stands for, too. */
 static bool
 find_refused(Command *command, RefusedSearch *search)
 {
-	char	   *name;
-	Jsonb	   *data;
-
-	if (command->type == es_extension()->command.oid)
-	{
-		char	   *schema_name;
-		char	   *bare_name;
-
-		es_dispatch_describe(command->type, command->value, &name, &data);
-		if (name == NULL)
-			return false;
-		es_state_type_read_name(name, &schema_name, &bare_name);
-		search->command = bare_name;
-	}
+	if (command->type != es_extension()->command.oid)
+		search->command_type = command->type;
 	else
 	{
-		search->command_type = command->type;
-		search->command = es_composite_name(es_composite(command->type));
+		char	   *name;
+
+		es_dispatch_describe(command->type, command->value, &name, &search->data);
+		if (name == NULL || search->data == NULL)
+			return false;
+		search->takes_envelope = true;
+		search->command_type = es_command_handler_by_name(command->store, name)->command_type;
 	}
 	es_function_scan(search->manager->refused, visit_refused, search);
 	return OidIsValid(search->function);
 }
 
-/* refused(state, command[, es_failure]), else refused(state, es_failure) for any command */
+/*
+ * The best is refused(state, command[, es_failure]) for the command's own type,
+ * then with es_command, if it is one, then refused(state, es_failure) for any.
+ */
 static bool
 visit_refused(Form_pg_proc function, void *arg)
 {
 	RefusedSearch *search = arg;
 	Oid		   *argtypes = function->proargtypes.values;
 	Oid			failure = es_extension()->failure.oid;
+	Oid			envelope = es_extension()->command.oid;
 	int			nargs = function->pronargs;
+	RefusedForm form;
 
 	if (nargs < 2 || nargs > 3 || argtypes[0] != search->manager->state_type ||
 		(nargs == 3 && argtypes[2] != failure))
 		return false;
-	if (argtypes[1] == failure)
-	{
-		if (nargs == 2 && !OidIsValid(search->function))
-		{
-			search->function = function->oid;
-			search->takes_failure = true;
-		}
+	if (OidIsValid(search->command_type) && argtypes[1] == search->command_type)
+		form = REFUSED_COMMAND;
+	else if (search->takes_envelope && argtypes[1] == envelope)
+		form = REFUSED_ENVELOPE;
+	else if (nargs == 2 && argtypes[1] == failure)
+		form = REFUSED_ANY;
+	else
 		return false;
-	}
-	/* the command itself can be handed over only as what it is */
-	if (argtypes[1] != search->command_type &&
-		!(argtypes[1] == es_extension()->command.oid && !OidIsValid(search->command_type)))
+	if (OidIsValid(search->function) && form >= search->form)
 		return false;
 	search->function = function->oid;
-	search->takes_command = true;
-	search->takes_failure = (nargs == 3);
-	return true;
+	search->form = form;
+	search->takes_failure = (nargs == 3 || form == REFUSED_ANY);
+	return form == REFUSED_COMMAND;
 }
 
 static Datum

@@ -162,7 +162,11 @@ PG_FUNCTION_INFO_V1(es_rebuilds);
 EsProjection *
 es_rebuild_lock(EsStore *store, const char *name)
 {
+	EsSubscription *subscription = es_subscription_by_name(store, name, true);
 	EsProjection *projection;
+
+	if (subscription)
+		es_subscription_forbid_in_own_handler(subscription);
 
 	/* a snapshot that is older than the lock would miss what others projected */
 	if (IsolationUsesXactSnapshot())

@@ -212,7 +212,9 @@ static const char store_tables[] =
 	"	subscription text COLLATE \"C\" NOT NULL,"
 	"	name text COLLATE \"C\" NOT NULL,"
 	"	seen_at timestamptz NOT NULL,"
+	"	lost boolean NOT NULL DEFAULT false,"
 	"	PRIMARY KEY (subscription, name)) WITH (fillfactor = 50);"
+	"COMMENT ON COLUMN @store@.consumer.lost IS 'somebody else has taken over events that it was handed, and it has not fetched since';"
 	"COMMENT ON TABLE @store@.consumer IS 'who pulls a subscription, and when last';"
 
 	"CREATE TABLE IF NOT EXISTS @store@.process ("

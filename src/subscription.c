@@ -412,13 +412,19 @@ es_subscription_lock(EsStore *store, EsSubscription *subscription)
 				 errmsg("cannot change subscription \"%s\" in this isolation level",
 						subscription->name),
 				 errhint("Use a transaction in READ COMMITTED.")));
+	es_subscription_forbid_in_own_handler(subscription);
+	for (int i = 0; i < partitions; i++)
+		(void) es_checkpoint_lock(store, subscription, i, true);
+}
+
+void
+es_subscription_forbid_in_own_handler(const EsSubscription *subscription)
+{
 	if (es_run_is_at(subscription))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot change subscription \"%s\" in its own handler",
 						subscription->name)));
-	for (int i = 0; i < partitions; i++)
-		(void) es_checkpoint_lock(store, subscription, i, true);
 }
 
 char *

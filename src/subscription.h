@@ -121,6 +121,9 @@ extern void es_subscription_insert(EsStore *store, const EsNewSubscription *subs
  */
 extern void es_subscription_lock(EsStore *store, EsSubscription *subscription);
 
+/* 55000 in a handler of it: its locks are ours, and keep nobody away. */
+extern void es_subscription_forbid_in_own_handler(const EsSubscription *subscription);
+
 /* Forget one with its checkpoints and all that goes with them.  Connected to SPI. */
 extern void es_subscription_delete(EsStore *store, EsSubscription *subscription);
 

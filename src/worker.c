@@ -216,12 +216,20 @@ es_worker_main(Datum main_arg)
 static void
 begin_session(void)
 {
+	/* event_sourcing.handler_timeout does it; the last of them would end the worker */
+	static const char *const timeouts[] = {
+		"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
+		"transaction_timeout"		/* since 17 */
+	};
 	char		name[NAMEDATALEN];
 
 	worker_context = AllocSetContextCreate(TopMemoryContext, "event_sourcing worker",
 										   ALLOCSET_DEFAULT_SIZES);
 
 	/* what is set for the database is meant for sessions of people */
+	for (int i = 0; i < lengthof(timeouts); i++)
+		if (GetConfigOption(timeouts[i], true, false) != NULL)
+			SetConfigOption(timeouts[i], "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET,
 					PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);

@@ -48,6 +48,19 @@ SELECT es_create_projection('tally', mode => 'async', targets => '{tally}', quer
 	INSERT INTO tally SELECT ''other'', type, count(*) FROM es_new_events GROUP BY type
 		ON CONFLICT (store, type) DO UPDATE SET events = tally.events + excluded.events');
 SQL
+
+# What is set for sessions of people does not reach the workers.  (Nor this test's.)
+my @settings = (
+	[ 'lock_timeout', '1ms', '0' ],
+	[ 'statement_timeout', '1ms', '0' ],
+	[ 'default_transaction_isolation', 'serializable', 'read\ committed' ],
+	[ 'default_transaction_read_only', 'on', 'off' ],
+	[ 'search_path', 'nowhere', 'public' ]);
+push @settings, [ 'transaction_timeout', '1ms', '0' ] if $node->pg_version >= 17;
+$ENV{PGOPTIONS} = join(' ', map { "-c $_->[0]=$_->[2]" } @settings);
+$node->safe_psql('postgres', join('', map { "ALTER DATABASE postgres SET $_->[0] = '$_->[1]';" } @settings));
+$node->restart;
+
 $node->poll_query_until('postgres', "SELECT count(*) = 2 $workers") or die 'no workers';
 my $pids = $node->safe_psql('postgres', "SELECT array_agg(pid ORDER BY pid) $workers");
 

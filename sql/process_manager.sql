@@ -328,6 +328,18 @@ SELECT stream, version, type, reason, attempts FROM parked;
 SELECT count(*) FROM refusal WHERE n > 100;
 SELECT es_skip_parked('shipment', position) FROM es_parked_event;
 
+-- Nor is it a refusal when the event takes too long: nothing is done in its place.
+CREATE OR REPLACE FUNCTION execute(s parcel, c pack) RETURNS packed LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_sleep(60); END $$;
+SELECT version FROM es_append('want-10', ROW('w11', '{cup}')::wanted);
+SET event_sourcing.handler_timeout = '50ms';
+SELECT es_run();
+RESET event_sourcing.handler_timeout;
+SELECT stream, version, type, reason, attempts FROM parked;
+SELECT count(*) FROM refusal WHERE n > 100;
+SELECT count(*) FROM history WHERE stream LIKE '%-w11';
+SELECT es_skip_parked('shipment', position) FROM es_parked_event;
+
 -- Of a command given as es_command, refused() gets just that.
 CREATE FUNCTION handle_loosely(s shipment, e wanted) RETURNS es_command[] LANGUAGE sql
 	RETURN ARRAY(SELECT ROW('pack', jsonb_build_object('id', e.id, 'item', i), NULL, NULL, NULL, NULL)::es_command FROM unnest(e.items) WITH ORDINALITY u(i, n) ORDER BY n);

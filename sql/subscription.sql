@@ -384,6 +384,29 @@ SELECT es_run();
 RESET event_sourcing.handler_timeout;
 SELECT stream, version FROM done ORDER BY n;
 SELECT stream, version, state, reason, attempts FROM parked;
+-- To catch the cancellation does not help.
+CREATE OR REPLACE FUNCTION sleepy(e paid, m es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.amount = 13 THEN
+		PERFORM pg_sleep(60);
+	END IF;
+	INSERT INTO done (by, stream, version) VALUES ('sleepy', m.stream, m.version);
+EXCEPTION WHEN query_canceled THEN
+	INSERT INTO done (by, stream, version) VALUES ('sleepless', m.stream, m.version);
+END $$;
+SELECT version FROM es_append('s-4', ARRAY[es_new_event(ROW(1)::paid), es_new_event(ROW(13)::paid), es_new_event(ROW(13)::paid)]);
+SET event_sourcing.handler_timeout = '100ms';
+SELECT es_run();
+RESET event_sourcing.handler_timeout;
+SELECT by, stream, version FROM done ORDER BY n;
+SELECT stream, version, state, reason, attempts FROM parked;
+CREATE OR REPLACE FUNCTION sleepy(e paid, m es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.amount = 13 THEN
+		PERFORM pg_sleep(60);
+	END IF;
+	INSERT INTO done (by, stream, version) VALUES ('sleepy', m.stream, m.version);
+END $$;
 -- Nobody's statement is cancelled later on.
 SELECT pg_sleep(0.2);
 -- The caller's own cancellation is no failure of the handler: es_run() ends.
@@ -674,8 +697,7 @@ SELECT es_drop_subscription('rr');
 -- What it needs is gone
 -- ---------------------------------------------------------------------------
 
--- A function that is dropped: other overloads of its name go on, and without any
--- there is nothing to do, as before the first was made.
+-- A function that is dropped: other overloads of its name go on.
 TRUNCATE seen;
 SELECT es_create_handler('notes', 'note', categories => '{gone}');
 DROP FUNCTION note(es_event);
@@ -683,10 +705,33 @@ DROP FUNCTION note(opened);
 SELECT version FROM es_append('gone-1', ARRAY[es_new_event(ROW('x')::opened), es_new_event(ROW(1)::paid)]);
 SELECT es_run();
 SELECT what FROM seen ORDER BY n;
+-- Without any it is no longer known what it wants: its events wait, and none is parked.
 DROP FUNCTION note(paid, es_event);
 SELECT version FROM es_append('gone-1', ARRAY[es_new_event(ROW('x')::opened), es_new_event(ROW(2)::paid)]);
 SELECT es_run();
-SELECT name, state, lag FROM progress;
+SELECT name, state, lag, parked, last_error FROM progress;
+CREATE FUNCTION note(e paid) RETURNS void LANGUAGE sql AS $$ INSERT INTO seen (by, what) VALUES ('note', 'paid again ' || e.amount) $$;
+SELECT es_resume('notes');
+SELECT es_run();
+SELECT what FROM seen ORDER BY n;
+SELECT name, state, lag, parked FROM progress;
+-- So with an async projection, and when the schema of the functions has another name.
+CREATE SCHEMA subscription_app_2;
+CREATE FUNCTION subscription_app_2.tell(e paid) RETURNS void LANGUAGE sql
+	AS $$ INSERT INTO subscription_app.seen (by, what) VALUES ('tell', e.amount::text) $$;
+SELECT es_create_projection('tell', 'subscription_app_2.tell', mode => 'async', categories => '{gone}');
+ALTER SCHEMA subscription_app_2 RENAME TO subscription_app_3;
+SELECT es_run();
+SELECT name, state, parked, last_error FROM progress WHERE name = 'tell';
+ALTER SCHEMA subscription_app_3 RENAME TO subscription_app_2;
+SELECT es_resume('tell');
+SELECT es_run();
+SELECT what FROM seen WHERE by = 'tell' ORDER BY n;
+SELECT es_drop_projection('tell');
+SET client_min_messages = error;
+DROP SCHEMA subscription_app_2 CASCADE;
+SET client_min_messages = warning;
+DROP FUNCTION note(paid);
 -- A handler that returns a set is refused when it is to be called.
 CREATE FUNCTION note(e paid) RETURNS SETOF int LANGUAGE sql AS 'SELECT 1';
 SELECT version FROM es_append('gone-1', ROW(3)::paid);

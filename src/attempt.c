@@ -22,7 +22,7 @@ static TimeoutId timeout_id;
 static volatile sig_atomic_t timed_out = false;
 
 static void start_timer(int timeout_ms);
-static void stop_timer(int timeout_ms);
+static void stop_timer(void);
 static void on_timeout(void);
 static bool is_transient(int sqlstate);
 
@@ -31,8 +31,10 @@ es_attempt(EsAttempt *attempt, void (*body)(void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	bool		timed = attempt->timeout_ms > 0;
 	EsRunAs		run_as;
 	volatile bool done = false;
+	bool		late;
 
 	attempt->error = NULL;
 	BeginInternalSubTransaction(NULL);
@@ -41,9 +43,12 @@ es_attempt(EsAttempt *attempt, void (*body)(void *arg), void *arg)
 	{
 		if (OidIsValid(attempt->role))
 			es_run_as_begin(&run_as, attempt->role);
-		start_timer(attempt->timeout_ms);
+		if (timed)
+			start_timer(attempt->timeout_ms);
 		body(arg);
-		stop_timer(attempt->timeout_ms);
+		es_attempt_check_time();
+		if (timed)
+			stop_timer();
 		if (OidIsValid(attempt->role))
 			es_run_as_end(&run_as);
 		ReleaseCurrentSubTransaction();
@@ -51,7 +56,8 @@ es_attempt(EsAttempt *attempt, void (*body)(void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		stop_timer(attempt->timeout_ms);
+		if (timed)
+			stop_timer();
 		MemoryContextSwitchTo(caller);
 		attempt->error = CopyErrorData();
 		FlushErrorState();
@@ -60,25 +66,37 @@ es_attempt(EsAttempt *attempt, void (*body)(void *arg), void *arg)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+
+	/* without a time of its own, an attempt within another may be late for that one */
+	late = timed && timed_out;
+	if (timed)
+		timed_out = false;
 	if (done)
 		return true;
 
-	attempt->canceled = attempt->error->sqlerrcode == ERRCODE_QUERY_CANCELED && !timed_out;
+	attempt->canceled = attempt->error->sqlerrcode == ERRCODE_QUERY_CANCELED && !late;
 	if (attempt->canceled && attempt->foreground)
 		ReThrowError(attempt->error);
-	attempt->transient = is_transient(attempt->error->sqlerrcode) && !timed_out;
-	if (timed_out)
+	attempt->transient = is_transient(attempt->error->sqlerrcode) && !late;
+	if (late)
 		attempt->error->message = psprintf("it took longer than event_sourcing.handler_timeout allows (%d ms)",
 										   attempt->timeout_ms);
 	return false;
+}
+
+void
+es_attempt_check_time(void)
+{
+	if (timed_out)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("canceling statement due to event_sourcing.handler_timeout")));
 }
 
 static void
 start_timer(int timeout_ms)
 {
 	timed_out = false;
-	if (timeout_ms <= 0)
-		return;
 	if (!timeout_registered)
 	{
 		timeout_id = RegisterTimeout(USER_TIMEOUT, on_timeout);
@@ -88,10 +106,8 @@ start_timer(int timeout_ms)
 }
 
 static void
-stop_timer(int timeout_ms)
+stop_timer(void)
 {
-	if (timeout_ms <= 0)
-		return;
 	disable_timeout(timeout_id, false);
 	/* it may have gone off after all was done */
 	if (timed_out)

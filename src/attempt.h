@@ -31,4 +31,10 @@ typedef struct EsAttempt
  */
 extern bool es_attempt(EsAttempt *attempt, void (*body)(void *arg), void *arg);
 
+/*
+ * An error when the attempt under way has taken too long: what runs in it may have
+ * caught its cancellation.
+ */
+extern void es_attempt_check_time(void);
+
 #endif							/* ES_ATTEMPT_H */

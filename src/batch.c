@@ -75,6 +75,7 @@ static bool receive_position(TupleTableSlot *slot, DestReceiver *self);
 static void run_events(EsBatch *batch, EsProjection *projection);
 static bool receive_event(TupleTableSlot *slot, DestReceiver *self);
 static bool wants(BatchReceiver *receiver, const EsEvent *event);
+static void require_handlers(BatchReceiver *receiver);
 static void handle_event(BatchReceiver *receiver, const EsEvent *event);
 static void call_handler(EsBatch *batch, const EsEvent *event);
 static void keep_waiting(BatchReceiver *receiver, const EsEvent *event);
@@ -260,6 +261,7 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	else
 	{
 		es_event_from_slot(&event, slot);
+		require_handlers(receiver);
 		batch->failed_position = position;
 		handle_event(receiver, &event);
 		batch->failed_position = 0;
@@ -280,6 +282,17 @@ wants(BatchReceiver *receiver, const EsEvent *event)
 
 	return es_subscription_wants(batch->subscription, receiver->projection, batch->partition, DatumGetTextPP(event->values[ES_EVENT_TYPE]),
 								 DatumGetTextPP(event->values[ES_EVENT_STREAM]));
+}
+
+/* That they are gone is no event's fault. */
+static void
+require_handlers(BatchReceiver *receiver)
+{
+	EsOverloads *handlers = receiver->projection ? &receiver->projection->handlers :
+												   &receiver->batch->subscription->handlers;
+
+	if (!es_overload_exists(handlers))
+		es_overload_require(handlers);
 }
 
 static void
@@ -305,6 +318,8 @@ handle_event(BatchReceiver *receiver, const EsEvent *event)
 		call_handler(batch, event);
 	}
 	error_context_stack = context;
+
+	es_attempt_check_time();
 
 	/* what a handler has set, even with a plain SET, is not for the next event's */
 	AtEOXact_GUC(false, nestlevel);

@@ -77,6 +77,20 @@ es_overload(EsOverloads *overloads, const text *type)
 	return entry->exists ? &entry->overload : NULL;
 }
 
+bool
+es_overload_exists(EsOverloads *overloads)
+{
+	Search		search = {overloads, NULL, InvalidOid, InvalidOid, false, InvalidOid};
+
+	if (!overloads->counted)
+	{
+		es_function_scan(overloads->scope, visit, &search);
+		overloads->any = OidIsValid(search.function) || OidIsValid(search.generic);
+		overloads->counted = true;
+	}
+	return overloads->any;
+}
+
 void
 es_overload_require(const EsOverloads *overloads)
 {

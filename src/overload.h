@@ -24,6 +24,8 @@ typedef struct EsOverloads
 	EsFunctionScope *scope;
 	Oid			state_type;		/* of the first argument; InvalidOid: there is none */
 	HTAB	   *by_type;
+	bool		counted;		/* known: */
+	bool		any;			/* there is one for some type */
 } EsOverloads;
 
 /* What takes a type of event. */
@@ -37,6 +39,9 @@ typedef struct EsOverload
 
 /* The overload for a type of event, looked up once; NULL when there is none. */
 extern EsOverload *es_overload(EsOverloads *overloads, const text *type);
+
+/* Whether there is an overload for any type, looked up once. */
+extern bool es_overload_exists(EsOverloads *overloads);
 
 /* 42883 when there is no overload for any type. */
 extern void es_overload_require(const EsOverloads *overloads);

@@ -85,6 +85,7 @@ static const EsPlanSpec forget_plans[] = {
 };
 #define FORGET_CHECKPOINTS	3	/* the first of them */
 
+static bool has_handler(EsOverloads *handlers, const text *type);
 static void *read_subscription(const Datum *values, const bool *nulls);
 static int	compare_ids(const ListCell *a, const ListCell *b);
 static int	word_number(const char *word, const char *const *words, int nwords);
@@ -277,12 +278,25 @@ es_subscription_wants(EsSubscription *subscription, EsProjection *projection, in
 		case ES_SUBSCRIPTION_EXTERNAL:
 			return true;
 		case ES_SUBSCRIPTION_PROJECTION:
-			return es_projection_wants(projection, type, stream);
+			if (projection->query)
+				return es_projection_wants(projection, type, stream);
+			return es_filter_selects(&projection->filter, type, stream) &&
+				has_handler(&projection->handlers, type);
 		case ES_SUBSCRIPTION_HANDLER:
 		case ES_SUBSCRIPTION_PROCESS_MANAGER:
-			return es_overload(&subscription->handlers, type) != NULL;
+			return has_handler(&subscription->handlers, type);
 	}
 	return false;
+}
+
+/*
+ * With none at all it is not that nobody wants the event: the functions were
+ * dropped, or are not found any more, and the event must wait for them.
+ */
+static bool
+has_handler(EsOverloads *handlers, const text *type)
+{
+	return es_overload(handlers, type) != NULL || !es_overload_exists(handlers);
 }
 
 uint64

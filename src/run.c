@@ -575,7 +575,7 @@ static bool
 run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Unit *unit,
 			  int64 max_events, EsRunStep *step)
 {
-	EsBatch		batch = {.store = store,.subscription = subscription};
+	EsBatch batch = {.store = store, .subscription = subscription};
 	EsCheckpoint checkpoint;
 	EsHeldStreams held;
 	EsRunAs		run_as;
@@ -674,7 +674,7 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 	/* after a failure those behind it wait again: then look anew */
 	for (int i = 0; i < count && !failed; i++)
 	{
-		EsBatch		batch = {.store = store,.subscription = subscription};
+		EsBatch batch = {.store = store, .subscription = subscription};
 
 		batch.partition = partition;
 		batch.foreground = foreground;

@@ -72,6 +72,7 @@ typedef struct Partition
 	PartitionUse use;
 	bool		locked;
 	bool		written;		/* something was: the lock stays */
+	bool		acked;			/* its checkpoint has moved and must be written */
 
 	/* known from round to round */
 	int64		position;		/* the checkpoint when this was known: */
@@ -108,6 +109,7 @@ typedef struct Fetch
 	EsSubscription *subscription;	/* as it is in this round */
 	Tuplestorestate *result;
 	int			max_count;
+	int64		ack;			/* what came before is done up to here; 0: nothing, or it is written */
 	bool		last_round;		/* there will be no other: write down what was found out */
 
 	/* a round */
@@ -139,8 +141,9 @@ static const EsPlanSpec register_plan = {
 };
 
 static const EsPlanSpec lose_plan = {
-	"UPDATE @store@.consumer SET lost = true WHERE subscription OPERATOR(pg_catalog.=) $1"
-	" AND name OPERATOR(pg_catalog.=) $2 AND NOT lost",
+	"INSERT INTO @store@.consumer AS c (subscription, name, seen_at, lost)"
+	" VALUES ($1, $2, '-infinity', true)"
+	" ON CONFLICT (subscription, name) DO UPDATE SET lost = true WHERE NOT c.lost",
 	2,
 	{TEXTOID, TEXTOID},
 };
@@ -167,6 +170,7 @@ static void fetch_or_wait(Fetch *fetch, TimestampTz deadline);
 static void wait_and_fetch(Fetch *fetch, TimestampTz deadline);
 static bool fetch_round(Fetch *fetch);
 static bool begin_round(Fetch *fetch);
+static bool acknowledge(Fetch *fetch, bool locked);
 static void classify(Fetch *fetch, Partition *partition);
 static bool has_to_wait(Fetch *fetch, const EsCheckpoint *checkpoint);
 static bool is_candidate(const Fetch *fetch, const Partition *partition);
@@ -218,13 +222,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	SPI_connect();
 	state.context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing fetch",
 										  ALLOCSET_DEFAULT_SIZES);
-	if (ack != 0)
-	{
-		(void) es_consumer_subscription(&state.consumer);
-		/* what was written must be committed, and not wait for events */
-		if (es_lease_acknowledge(&state.consumer, ack))
-			deadline = 0;
-	}
+	state.ack = ack;
 	fetch_or_wait(&state, deadline);
 	write_seen(&state);
 	SPI_finish();
@@ -315,6 +313,7 @@ begin_round(Fetch *fetch)
 	EsConsumer *consumer = &fetch->consumer;
 	int			partitions;
 	bool		locked = false;
+	bool		acked = false;
 
 	MemoryContextReset(fetch->context);
 	tuplestore_clear(fetch->result);
@@ -343,7 +342,9 @@ begin_round(Fetch *fetch)
 		fetch->redefined = es_consumer_subscription(consumer);
 	}
 	MemoryContextSwitchTo(fetch->context);
-	es_consumer_look(consumer, true);
+	es_consumer_look(consumer, partitions > 1);
+	if (fetch->ack != 0 && !fetch->redefined)
+		acked = acknowledge(fetch, locked);
 	fetch->share = (partitions + consumer->others) / (consumer->others + 1);
 	for (int i = 0; i < partitions; i++)
 	{
@@ -356,6 +357,7 @@ begin_round(Fetch *fetch)
 		partition->position = position;
 		partition->nothing_to = nothing_to;
 		partition->locked = locked;
+		partition->acked = acked;
 		if (fetch->redefined)
 			continue;
 		classify(fetch, partition);
@@ -363,6 +365,38 @@ begin_round(Fetch *fetch)
 			out_of_reach(fetch, partition);
 	}
 	fetch->drain = fetch->leases > fetch->share;
+	return true;
+}
+
+/*
+ * Acknowledge what was fetched before.  Mostly there is one partition, which is
+ * ours, and nothing put aside: then its checkpoint moves here, is written together
+ * with the next lease, and true is returned.
+ */
+static bool
+acknowledge(Fetch *fetch, bool locked)
+{
+	EsConsumer *consumer = &fetch->consumer;
+	EsCheckpoint *checkpoint = &consumer->checkpoints[0];
+	int64		ack = fetch->ack;
+	int64		before = checkpoint->position;
+
+	fetch->ack = 0;
+	if (!locked || consumer->any_parked || consumer->lost ||
+		!es_consumer_holds(consumer, checkpoint))
+	{
+		/* what is written must be committed, and not wait for events */
+		if (es_lease_acknowledge(consumer, ack))
+			fetch->last_round = true;
+		MemoryContextSwitchTo(fetch->context);
+		es_consumer_look(consumer, fetch->subscription->partitions > 1);
+		return false;
+	}
+	checkpoint->position = Max(before, Min(ack, checkpoint->leased_to));
+	if (checkpoint->position == before)
+		return false;
+	if (checkpoint->position >= checkpoint->leased_to)
+		checkpoint->consumer = NULL;
 	return true;
 }
 
@@ -804,9 +838,11 @@ write_down(Fetch *fetch)
 	{
 		Partition  *partition = &fetch->partitions[i];
 
-		if (partition->use != TAKEN)
+		if (partition->use != TAKEN && !partition->acked)
 			continue;
-		if (!partition->closed)
+		if (partition->use != TAKEN)
+			partition->passed = partition->checkpoint->position;
+		else if (!partition->closed)
 			partition->passed = fetch->last_read;
 		write_partition(fetch, partition);
 	}
@@ -849,7 +885,7 @@ write_partition(Fetch *fetch, Partition *partition)
 		checkpoint->consumer = consumer->name;
 	}
 	else if (checkpoint->position == before && !partition->error && !partition->written &&
-			 (checkpoint->consumer == NULL || partition->expired))
+			 !partition->acked && (checkpoint->consumer == NULL || partition->expired))
 		return;
 	else
 		checkpoint->consumer = NULL;
@@ -925,6 +961,10 @@ write_lost(Fetch *fetch, const char *loser)
 	(void) es_spi_write(fetch->consumer.store, &lose_plan, values, NULL);
 }
 
+/*
+ * Write down that the consumer is there, from time to time.  With one partition
+ * there is nothing to be shared, and nobody needs to know.
+ */
 static void
 write_seen(Fetch *fetch)
 {
@@ -934,6 +974,7 @@ write_seen(Fetch *fetch)
 
 	/* paused: we have not even looked */
 	if (consumer->checkpoints == NULL ||
+		(!consumer->lost && fetch->subscription->partitions == 1) ||
 		(!consumer->lost && now - consumer->seen_at < (es_consumer_lease_end(consumer, now) - now) / 3))
 		return;
 	values[0] = CStringGetTextDatum(consumer->subscription_name);

@@ -132,7 +132,7 @@ static bool narrow(EsBatch *batch);
 static bool has_waiting_before(const EsBatch *batch, int64 position);
 static void park_waiting(EsBatch *batch);
 static void note_failure(EsBatch *batch, EsCheckpoint *checkpoint);
-static void note_success(EsBatch *batch, EsCheckpoint *checkpoint);
+static bool note_success(EsBatch *batch, EsCheckpoint *checkpoint);
 static void put_aside(EsBatch *batch, EsCheckpoint *checkpoint, const char *message);
 static bool read_one(EsStore *store, int64 position, EsEvent *event);
 static bool receive_one(TupleTableSlot *slot, DestReceiver *self);
@@ -537,6 +537,9 @@ next_look(EsRunner *runner)
 static bool
 run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunStep *step)
 {
+	EsSubscription *locked;
+	bool		worked = false;
+
 	unit->turn = ++runner->turns;
 	unit->look_again = 0;
 	find_unit(store, unit);
@@ -546,7 +549,8 @@ run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunSt
 		unit->has_work = false;
 		return false;
 	}
-	if (!es_checkpoint_lock(store, unit->subscription, (int) unit->key.partition, false))
+	locked = unit->subscription;
+	if (!es_checkpoint_lock(store, locked, (int) unit->key.partition, false))
 	{
 		unit->look_again = GetCurrentTimestamp() + LOOK_AGAIN_US;
 		return false;
@@ -559,9 +563,14 @@ run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunSt
 	{
 		unit->idle = true;
 		unit->has_work = false;
-		return false;
 	}
-	return run_partition(runner, store, unit->subscription, unit, max_events, step);
+	else
+		worked = run_partition(runner, store, unit->subscription, unit, max_events, step);
+
+	/* we may be long at another one in this transaction */
+	if (!worked)
+		es_checkpoint_unlock(store, locked, (int) unit->key.partition);
+	return worked;
 }
 
 static bool
@@ -574,6 +583,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	EsRunAs		run_as;
 	int64		mark;
 	bool		done;
+	bool		written;
 
 	batch.partition = (int) unit->key.partition;
 	batch.foreground = runner->foreground;
@@ -621,7 +631,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 								  es_log_position_at_or_before(store, batch.upto,
 															   GetLatestSnapshot()));
 		park_waiting(&batch);
-		note_success(&batch, &checkpoint);
+		written = note_success(&batch, &checkpoint);
 		if (batch.upto < mark)
 			batch.more = true;
 		unit->scanned_to = batch.last_read;
@@ -630,6 +640,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	else
 	{
 		note_failure(&batch, &checkpoint);
+		written = true;
 		unit->look_again = checkpoint.retry_at;
 	}
 	es_run_as_end(&run_as);
@@ -642,7 +653,7 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	unit->written = checkpoint.position;
 	if (done)
 		step->events += batch.events;
-	return !done || batch.events > 0 || batch.more || batch.waiting != NIL;
+	return written || batch.more;
 }
 
 /*
@@ -747,14 +758,15 @@ park_waiting(EsBatch *batch)
 					  ES_PARKED_WAITING, NULL, 0);
 }
 
-static void
+/* Returns whether anything was written. */
+static bool
 note_success(EsBatch *batch, EsCheckpoint *checkpoint)
 {
 	bool		failed_before = checkpoint->attempts > 0 || checkpoint->retry_at != 0;
 
 	/* nothing for it was read: that is written late, by es_runner_flush() */
 	if (batch->events == 0 && batch->waiting == NIL && checkpoint->exists && !failed_before)
-		return;
+		return false;
 	checkpoint->position = batch->last_read;
 	/* it is behind us, or not there any more */
 	if (failed_before &&
@@ -770,6 +782,7 @@ note_success(EsBatch *batch, EsCheckpoint *checkpoint)
 		checkpoint->retry_at = 0;
 	}
 	es_checkpoint_write(batch->store, batch->subscription, checkpoint);
+	return true;
 }
 
 /* A batch failed on its first event, or for a reason that is no event's. */

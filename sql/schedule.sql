@@ -183,16 +183,19 @@ SELECT es_schedule(ROW('hour', 'tick')::remind, '2020-01-01 00:07', '1 hour', sc
 SELECT es_schedule(ROW('odd', 'tick')::remind, '2020-01-01 00:00:00.3', '7 hours 7 seconds', schedule_id => id(21)) = id(21) AS scheduled;
 SELECT es_schedule(ROW('day', 'tick')::remind, '2020-01-01 12:34', '1 day', schedule_id => id(22)) = id(22) AS scheduled;
 SELECT es_schedule(ROW('month', 'tick')::remind, '2020-01-01 12:34', '1 month', schedule_id => id(23)) = id(23) AS scheduled;
-SELECT es_run(4);
-SELECT stream, version, type FROM history WHERE stream IN ('task-hour', 'task-odd', 'task-day', 'task-month') ORDER BY stream, version;
-SELECT command_type, data ->> 'id' AS id, every, state, due_at > now() AS ahead, due_at <= now() + every AS nearest,
+SELECT es_schedule(ROW('monthend', 'tick')::remind, '2020-01-31 12:34', '1 month', schedule_id => id(24)) = id(24) AS scheduled;
+SELECT es_run(5);
+SELECT stream, version, type FROM history WHERE stream IN ('task-hour', 'task-odd', 'task-day', 'task-month', 'task-monthend') ORDER BY stream, version;
+SELECT command_type, data ->> 'id' AS id, every, state, due_at > now() AS ahead,
+	due_at <= now() + every + CASE data ->> 'id' WHEN 'monthend' THEN interval '3 days' ELSE '0' END AS nearest,
 	CASE data ->> 'id'
 		WHEN 'hour' THEN extract(minute FROM due_at) = 7 AND extract(second FROM due_at) = 0
 		WHEN 'odd' THEN mod((extract(epoch FROM due_at - '2020-01-01 00:00:00.3') * 1000000)::bigint, 25207000000) = 0
 		WHEN 'day' THEN due_at::time = '12:34'
-		WHEN 'month' THEN due_at::time = '12:34' AND extract(day FROM due_at) = 1 END AS on_grid
+		WHEN 'month' THEN due_at::time = '12:34' AND extract(day FROM due_at) = 1
+		WHEN 'monthend' THEN due_at::time = '12:34' AND extract(day FROM due_at + interval '1 day') = 1 END AS on_grid
 FROM es_schedule_status ORDER BY schedule_id;
-SELECT es_unschedule(id(21)), es_unschedule(id(22)), es_unschedule(id(23));
+SELECT es_unschedule(id(21)), es_unschedule(id(22)), es_unschedule(id(23)), es_unschedule(id(24));
 UPDATE schedule_test.schedule SET due_at = '2020-01-01 00:07';
 SELECT es_run();
 SELECT es_stream_version('task-hour');

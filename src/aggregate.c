@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "aggregate.h"
+#include "argument.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
@@ -110,7 +111,6 @@ static EsCommandHandler *listed_handler(AggregateSet *set, EsAggregate *aggregat
 pg_noreturn static void unknown_command(AggregateSet *set, const char *command,
 										const char *signature);
 pg_noreturn static void ambiguous_command(const char *command, List *aggregates);
-static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
 static ArrayType *check_commands(ArrayType *commands);
 
 static const EsDefinitionTable aggregate_table = {
@@ -149,7 +149,7 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 	Oid			state_type;
 	char	   *name;
 	char	   *prefix;
-	char	   *literal = text_argument(fcinfo, 6, "initial_state", false);
+	char	   *literal = es_argument_text(fcinfo, 6, "initial_state", false);
 	int32		snapshot_every = PG_ARGISNULL(8) ? DEFAULT_SNAPSHOT_EVERY : PG_GETARG_INT32(8);
 	Oid			schema;
 	EsSearchPath *path;
@@ -160,14 +160,14 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 	state_type = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
 	es_state_type_check(state_type, "aggregate");
 
-	name = text_argument(fcinfo, 2, "name", false);
+	name = es_argument_text(fcinfo, 2, "name", false);
 	if (name == NULL && state_type == JSONBOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an aggregate with state type jsonb needs a name")));
 	if (name == NULL)
 		name = pstrdup(es_composite_name(es_composite(state_type)));
-	prefix = text_argument(fcinfo, 3, "stream_prefix", false);
+	prefix = es_argument_text(fcinfo, 3, "stream_prefix", false);
 	if (prefix == NULL)
 		prefix = psprintf("%s-", name);
 	if (prefix[0] == '$' || strlen(prefix) >= ES_STREAM_NAME_MAX)
@@ -187,10 +187,10 @@ es_create_aggregate(PG_FUNCTION_ARGS)
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(es_state_type_name(state_type));
-	values[2] = CStringGetTextDatum(text_argument(fcinfo, 1, "identity", true));
+	values[2] = CStringGetTextDatum(es_argument_text(fcinfo, 1, "identity", true));
 	values[3] = CStringGetTextDatum(prefix);
-	values[4] = CStringGetTextDatum(text_argument(fcinfo, 4, "execute_function", true));
-	values[5] = CStringGetTextDatum(text_argument(fcinfo, 5, "apply_function", true));
+	values[4] = CStringGetTextDatum(es_argument_text(fcinfo, 4, "execute_function", true));
+	values[5] = CStringGetTextDatum(es_argument_text(fcinfo, 5, "apply_function", true));
 	(void) es_function_scope(TextDatumGetCString(values[4]), schema, path);
 	(void) es_function_scope(TextDatumGetCString(values[5]), schema, path);
 	values[6] = literal ? CStringGetTextDatum(literal) : (Datum) 0;
@@ -215,7 +215,7 @@ Datum
 es_drop_aggregate(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = text_argument(fcinfo, 0, "name", true);
+	char	   *name = es_argument_text(fcinfo, 0, "name", true);
 	Datum		values[] = {CStringGetTextDatum(name)};
 
 	SPI_connect();
@@ -421,7 +421,7 @@ read_aggregate(const Datum *values, const bool *nulls)
 	aggregate->serial = ++last_serial;
 	aggregate->name = es_definition_string(values, nulls, 0);
 	es_state_type_read_name(es_definition_string(values, nulls, 1), &aggregate->state_schema,
-			  &aggregate->state_name);
+							&aggregate->state_name);
 	aggregate->identity = es_definition_string(values, nulls, 2);
 	aggregate->stream_prefix = es_definition_string(values, nulls, 3);
 	aggregate->execute_function = es_definition_string(values, nulls, 4);
@@ -709,28 +709,6 @@ ambiguous_command(const char *command, List *aggregates)
 					   ((EsAggregate *) linitial(aggregates))->name,
 					   ((EsAggregate *) lsecond(aggregates))->name),
 			 errhint("Give each aggregate an execute_function of its own, or commands of its own.")));
-}
-
-/* A text argument that is not empty; NULL only where it is not required. */
-static char *
-text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
-{
-	char	   *value;
-
-	if (PG_ARGISNULL(arg))
-	{
-		if (required)
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be NULL", name)));
-		return NULL;
-	}
-	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (value[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", name)));
-	return value;
 }
 
 static ArrayType *

@@ -8,9 +8,9 @@
 #ifndef ES_AGGREGATE_H
 #define ES_AGGREGATE_H
 
+#include "overload.h"
 #include "routine.h"
 #include "store.h"
-#include "utils/hsearch.h"
 
 /* An aggregate as a session has loaded it; usable to the end of the transaction. */
 typedef struct EsAggregate
@@ -39,7 +39,7 @@ typedef struct EsAggregate
 	Datum		initial_state;
 
 	char	   *fingerprint;	/* of fingerprint.c */
-	HTAB	   *applies;		/* of apply.c */
+	EsOverloads applies;		/* of apply.c */
 } EsAggregate;
 
 /* How an aggregate executes a type of command. */

@@ -244,8 +244,7 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	caller = MemoryContextSwitchTo(receiver->event_context);
 	if (!wants(receiver, &event))
 		batch->last_read = position;
-	else if (batch->held && es_parked_is_held(batch->held,
-											  DatumGetTextPP(event.values[ES_EVENT_STREAM])))
+	else if (batch->held && es_parked_is_held(batch->held, DatumGetTextPP(event.values[ES_EVENT_STREAM])))
 	{
 		keep_waiting(receiver, &event);
 		batch->last_read = position;

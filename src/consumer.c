@@ -30,6 +30,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/pg_type.h"
 #include "event_set.h"
 #include "feed.h"
@@ -205,7 +206,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	int64		ack = 0;
 
 	es_consumer_begin(fcinfo, &state.consumer);
-	state.max_count = es_subscription_count_argument(fcinfo, 2, "max_count", 1, PG_INT32_MAX);
+	state.max_count = es_argument_count(fcinfo, 2, "max_count", 1, PG_INT32_MAX);
 	deadline = wait_argument(fcinfo, 3);
 	/* 0: nothing is done yet, as in the first call of a loop */
 	if (!PG_ARGISNULL(4) && PG_GETARG_INT64(4) != 0)
@@ -919,7 +920,7 @@ static void
 write_lost(Fetch *fetch, const char *loser)
 {
 	Datum		values[] = {CStringGetTextDatum(fetch->consumer.subscription_name),
-							CStringGetTextDatum(loser)};
+					  CStringGetTextDatum(loser)};
 
 	(void) es_spi_write(fetch->consumer.store, &lose_plan, values, NULL);
 }

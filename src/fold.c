@@ -51,7 +51,7 @@ static bool fits(TupleTableSlot *slot, TupleDesc tupdesc);
 static void apply_fields(EsFold *fold, EsFieldCall *call, const EsEvent *event, Oid record_type,
 						 Datum record);
 static void give_envelope(TupleTableSlot *slot, const EsEvent *event);
-pg_noreturn static void null_state(const EsApply *apply);
+pg_noreturn static void null_state(const EsOverload *apply);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static void apply_context(void *arg);
 
@@ -182,7 +182,7 @@ is_last_apply(const EsFold *fold, const text *type)
 static void
 apply_value(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
 {
-	EsApply    *apply = fold->apply;
+	EsOverload *apply = fold->apply;
 	Datum		args[ES_ROUTINE_MAX_ARGS];
 	bool		nulls[ES_ROUTINE_MAX_ARGS] = {false, false, false};
 	Datum		state;
@@ -209,7 +209,7 @@ apply_value(EsFold *fold, const EsEvent *event, Oid record_type, Datum record)
 static EsFieldCall *
 begin_field_call(EsFold *fold)
 {
-	EsApply    *apply = fold->apply;
+	EsOverload *apply = fold->apply;
 	EsFieldCall *call = es_routine_begin_fields(apply->routine);
 
 	if (call == NULL || call == fold->field_call)
@@ -244,7 +244,7 @@ fits(TupleTableSlot *slot, TupleDesc tupdesc)
 static void
 apply_fields(EsFold *fold, EsFieldCall *call, const EsEvent *event, Oid record_type, Datum record)
 {
-	EsApply    *apply = fold->apply;
+	EsOverload *apply = fold->apply;
 	TupleTableSlot *slot = call->args[1];
 
 	es_fold_state_to_call(&fold->state, call);
@@ -275,7 +275,7 @@ give_envelope(TupleTableSlot *slot, const EsEvent *event)
 }
 
 static void
-null_state(const EsApply *apply)
+null_state(const EsOverload *apply)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -36,7 +36,7 @@ struct EsFold
 	TupleTableSlot *row;		/* of an event that is read no further than its data; NULL: none */
 
 	/* the event applied last: the next one is often of its type */
-	EsApply    *apply;			/* NULL: none */
+	EsOverload *apply;			/* NULL: none */
 	EsComposite *composite;		/* of its event; NULL: the envelope */
 	EsFieldCall *field_call;	/* that is known to fit state and event; NULL: none */
 };

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/pg_type.h"
 #include "errors.h"
 #include "feed.h"
@@ -276,9 +277,9 @@ void
 es_consumer_begin(FunctionCallInfo fcinfo, EsConsumer *consumer)
 {
 	memset(consumer, 0, sizeof(*consumer));
-	consumer->subscription_name = es_subscription_text_argument(fcinfo, 0,
-																"the subscription's name", true);
-	consumer->name = es_subscription_text_argument(fcinfo, 1, "the consumer's name", true);
+	consumer->subscription_name = es_argument_text(fcinfo, 0,
+												   "the subscription's name", true);
+	consumer->name = es_argument_text(fcinfo, 1, "the consumer's name", true);
 	if (strlen(consumer->name) > CONSUMER_NAME_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -463,7 +464,7 @@ es_lease_forget_skipped(EsConsumer *consumer, const EsCheckpoint *checkpoint)
 static NackAction
 action_argument(FunctionCallInfo fcinfo, int arg)
 {
-	char	   *action = es_subscription_text_argument(fcinfo, arg, "the action", true);
+	char	   *action = es_argument_text(fcinfo, arg, "the action", true);
 
 	if (strcmp(action, "retry") == 0)
 		return NACK_RETRY;

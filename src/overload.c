@@ -70,6 +70,7 @@ es_overload(EsOverloads *overloads, const text *type)
 		routine = es_routine(overloads->context, search.function);
 	entry = hash_search(overloads->by_type, name, HASH_ENTER, NULL);
 	entry->exists = (routine != NULL);
+	memcpy(entry->overload.type, name, NAMEDATALEN);
 	entry->overload.overloads = overloads;
 	entry->overload.routine = routine;
 	entry->overload.event_type = search.event_type;

@@ -31,6 +31,7 @@ typedef struct EsOverloads
 /* What takes a type of event. */
 typedef struct EsOverload
 {
+	char		type[NAMEDATALEN];	/* that it was looked up for; empty when that is too long */
 	const EsOverloads *overloads;	/* that it is one of */
 	EsRoutine  *routine;
 	Oid			event_type;		/* a composite type, or es_event */
@@ -55,6 +56,6 @@ extern Datum es_overload_call(EsOverload *overload, Datum state, const EsEvent *
 
 /* The arguments of such a call; returns how many. */
 extern int	es_overload_arguments(EsOverload *overload, Datum state, const EsEvent *event,
-								  Datum *args);
+								 Datum *args);
 
 #endif							/* ES_OVERLOAD_H */

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "argument.h"
 #include "catalog/pg_type.h"
 #include "checkpoint.h"
 #include "parked_event.h"
@@ -121,7 +122,7 @@ Datum
 es_replay_parked(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_subscription_text_argument(fcinfo, 0, "the subscription's name", true);
+	char	   *name = es_argument_text(fcinfo, 0, "the subscription's name", true);
 	Datum		values[] = {CStringGetTextDatum(name)};
 	EsSubscription *subscription;
 	uint64		count;
@@ -141,7 +142,7 @@ Datum
 es_skip_parked(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_subscription_text_argument(fcinfo, 0, "the subscription's name", true);
+	char	   *name = es_argument_text(fcinfo, 0, "the subscription's name", true);
 	EsSubscription *subscription;
 	EsCheckpoint checkpoint;
 	Datum		values[2];

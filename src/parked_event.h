@@ -43,7 +43,7 @@ extern void es_parked_add(EsStore *store, EsSubscription *subscription, int part
 
 /* Positions of the first events to be replayed, at most max_count; in the current context. */
 extern int	es_parked_to_replay(EsStore *store, EsSubscription *subscription, int partition,
-								int max_count, int64 **positions);
+							   int max_count, int64 **positions);
 
 /* Replayed: forget it.  Failed again: park it, and those behind it wait again. */
 extern void es_parked_remove(EsStore *store, EsSubscription *subscription, int64 position);

@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "aggregate.h"
+#include "argument.h"
 #include "attempt.h"
 #include "catalog/pg_type.h"
 #include "composite.h"
@@ -171,7 +172,7 @@ es_create_process_manager(PG_FUNCTION_ARGS)
 	EsOverloads routes = {0};
 
 	es_state_type_check(state_type, "process manager");
-	subscription.name = es_subscription_text_argument(fcinfo, 1, "name", false);
+	subscription.name = es_argument_text(fcinfo, 1, "name", false);
 	if (subscription.name == NULL && state_type == JSONBOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -180,19 +181,19 @@ es_create_process_manager(PG_FUNCTION_ARGS)
 		subscription.name = pstrdup(es_composite_name(es_composite(state_type)));
 	subscription.kind = ES_SUBSCRIPTION_PROCESS_MANAGER;
 	subscription.state_type = es_state_type_name(state_type);
-	subscription.handler = es_subscription_text_argument(fcinfo, 2, "route_function", true);
-	subscription.handle_function = es_subscription_text_argument(fcinfo, 3, "handle_function", true);
-	subscription.apply_function = es_subscription_text_argument(fcinfo, 4, "apply_function", true);
-	subscription.refused_function = es_subscription_text_argument(fcinfo, 5, "refused_function",
-																  true);
-	subscription.initial_state = es_subscription_text_argument(fcinfo, 6, "initial_state", false);
+	subscription.handler = es_argument_text(fcinfo, 2, "route_function", true);
+	subscription.handle_function = es_argument_text(fcinfo, 3, "handle_function", true);
+	subscription.apply_function = es_argument_text(fcinfo, 4, "apply_function", true);
+	subscription.refused_function = es_argument_text(fcinfo, 5, "refused_function",
+													 true);
+	subscription.initial_state = es_argument_text(fcinfo, 6, "initial_state", false);
 	(void) es_state_type_initial(state_type, subscription.initial_state);	/* for its errors */
 	subscription.categories = es_filter_argument(fcinfo, 7, "categories");
 	subscription.types = es_filter_argument(fcinfo, 8, "types");
 	subscription.from_position = es_subscription_position_argument(fcinfo, 9, "from_position");
 	subscription.partitions = 1;
-	subscription.max_retries = es_subscription_count_argument(fcinfo, 10, "max_retries", 0,
-															  PG_INT32_MAX);
+	subscription.max_retries = es_argument_count(fcinfo, 10, "max_retries", 0,
+												 PG_INT32_MAX);
 	subscription.on_error = es_subscription_on_error_argument(fcinfo, 11);
 	subscription.path_names = es_search_path_current(es_state_type_schema(state_type));
 
@@ -421,7 +422,7 @@ static void
 store_instance(EsStore *store, EsProcessManager *manager, text *id, Datum state, int64 position)
 {
 	Datum		values[] = {CStringGetTextDatum(manager->subscription->name), PointerGetDatum(id),
-							state, Int64GetDatum(position)};
+					  state, Int64GetDatum(position)};
 	EsRunAs		run_as;
 
 	if (manager->composite)

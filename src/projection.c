@@ -155,7 +155,7 @@ es_projection_handle(EsProjection *projection, const EsEvent *event)
 void
 es_projection_query(EsProjection *projection, Tuplestorestate *rows)
 {
-	Statement	statement = {.rows = rows,.plan = rows_plan};
+	Statement statement = {.rows = rows, .plan = rows_plan};
 
 	run_statement(NULL, projection, &statement);
 }
@@ -163,7 +163,7 @@ es_projection_query(EsProjection *projection, Tuplestorestate *rows)
 void
 es_projection_query_log(EsStore *store, EsProjection *projection, int64 after, int64 upto)
 {
-	Statement	statement = {.plan = es_projection_log_plan,.range = {after, upto}};
+	Statement statement = {.plan = es_projection_log_plan, .range = {after, upto}};
 
 	run_statement(store, projection, &statement);
 }
@@ -172,7 +172,7 @@ int64
 es_projection_count_log(EsStore *store, EsProjection *projection, int64 after, int64 upto,
 						int64 *lowest)
 {
-	Statement	statement = {.plan = es_projection_count_plan,.range = {after, upto}};
+	Statement statement = {.plan = es_projection_count_plan, .range = {after, upto}};
 
 	run_statement(store, projection, &statement);
 	*lowest = statement.lowest;

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "argument.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -94,7 +95,7 @@ Datum
 es_create_projection(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	char	   *handler = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *mode = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	char	   *query = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
@@ -124,7 +125,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	SPI_connect();
 	if (handler)
 	{
-		EsProjection projection = {.context = CurrentMemoryContext,.name = name,.handler = handler,.path = path};
+		EsProjection projection = {.context = CurrentMemoryContext, .name = name, .handler = handler, .path = path};
 
 		find_handlers(&projection);
 		es_overload_require(&projection.handlers);
@@ -158,7 +159,7 @@ Datum
 es_drop_projection(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	EsSubscription *subscription = es_subscription_by_name(store, name, true);
 	Datum		values[] = {CStringGetTextDatum(name)};
 
@@ -251,23 +252,6 @@ es_projection_register_rows(const char *name, TupleDesc tupdesc, Tuplestorestate
 	relation->reldata = rows;
 	if (SPI_register_relation(relation) < 0)
 		elog(ERROR, "could not register relation %s", name);
-}
-
-char *
-es_projection_name_argument(FunctionCallInfo fcinfo)
-{
-	char	   *name;
-
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the projection's name must not be NULL")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	if (name[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the projection's name must not be empty")));
-	return name;
 }
 
 void

@@ -70,7 +70,4 @@ extern void es_projection_register_rows(const char *name, TupleDesc tupdesc,
  */
 extern void es_projection_put_trigger(EsStore *store);
 
-/* The first argument of a call as a projection's name; 22004 when it is NULL. */
-extern char *es_projection_name_argument(FunctionCallInfo fcinfo);
-
 #endif							/* ES_PROJECTION_DEFINITION_H */

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "argument.h"
 #include "catalog/pg_type.h"
 #include "checkpoint.h"
 #include "feed.h"
@@ -73,10 +74,10 @@ Datum
 es_alter_projection(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	bool		async = es_projection_mode_is_async(PG_ARGISNULL(1) ?
-												  NULL :
-												  text_to_cstring(PG_GETARG_TEXT_PP(1)));
+												 NULL :
+												 text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	EsProjection *projection = es_projection_by_name(store, name);
 
 	SPI_connect();
@@ -93,7 +94,7 @@ Datum
 es_pause(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	EsSubscription *subscription = subscription_to_pause(store, name);
 
 	SPI_connect();
@@ -118,7 +119,7 @@ Datum
 es_resume(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	EsSubscription *subscription = subscription_to_pause(store, name);
 
 	SPI_connect();
@@ -222,7 +223,7 @@ static void
 write_mode(EsStore *store, const char *name, const char *mode, bool paused, int64 paused_at)
 {
 	Datum		values[] = {CStringGetTextDatum(name), CStringGetTextDatum(mode),
-							Int64GetDatum(paused_at)};
+					  Int64GetDatum(paused_at)};
 
 	(void) es_spi_write(store, &mode_plan, values, paused ? NULL : "  n");
 }

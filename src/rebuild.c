@@ -27,6 +27,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/pg_type.h"
 #include "checkpoint.h"
 #include "compat.h"
@@ -199,7 +200,7 @@ Datum
 es_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	EsProjection *projection = es_rebuild_lock(store, name);
 	int64		count = 0;
 	char	   *reason = NULL;
@@ -226,7 +227,7 @@ Datum
 es_verify_projection(PG_FUNCTION_ARGS)
 {
 	EsStore    *store = es_store_current();
-	char	   *name = es_projection_name_argument(fcinfo);
+	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile int64 differences = 0;

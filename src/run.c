@@ -577,13 +577,13 @@ static bool
 run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Unit *unit,
 			  int64 max_events, EsRunStep *step)
 {
-	EsBatch		batch = {.store = store,.subscription = subscription};
+	EsBatch batch = {.store = store, .subscription = subscription};
 	EsCheckpoint checkpoint;
 	EsHeldStreams held;
 	EsRunAs		run_as;
 	int64		mark;
 	bool		done;
-	bool		written;
+	bool		written = true;
 
 	batch.partition = (int) unit->key.partition;
 	batch.foreground = runner->foreground;
@@ -640,7 +640,6 @@ run_partition(EsRunner *runner, EsStore *store, EsSubscription *subscription, Un
 	else
 	{
 		note_failure(&batch, &checkpoint);
-		written = true;
 		unit->look_again = checkpoint.retry_at;
 	}
 	es_run_as_end(&run_as);
@@ -677,7 +676,7 @@ replay_some(EsStore *store, EsSubscription *subscription, int partition, bool fo
 	/* after a failure those behind it wait again: then look anew */
 	for (int i = 0; i < count && !failed; i++)
 	{
-		EsBatch		batch = {.store = store,.subscription = subscription};
+		EsBatch batch = {.store = store, .subscription = subscription};
 
 		batch.partition = partition;
 		batch.foreground = foreground;

@@ -38,8 +38,7 @@ es_run_as_begin(EsRunAs *run_as, Oid role)
 {
 	GetUserIdAndSecContext(&run_as->user, &run_as->security_context);
 	run_as->nestlevel = NewGUCNestLevel();
-	SetUserIdAndSecContext(role, run_as->security_context | SECURITY_LOCAL_USERID_CHANGE |
-									 SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(role, run_as->security_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 }
 
 void

@@ -56,6 +56,8 @@ typedef struct Schedule
 	pg_uuid_t  *id;
 	TimestampTz due_at;
 	Interval   *every;			/* NULL: once */
+	TimestampTz first_at;		/* recurring: due_at is that and turns times every */
+	int64		turns;
 	char	   *command_type;
 	Jsonb	   *data;
 	Jsonb	   *metadata;
@@ -67,13 +69,13 @@ typedef struct Schedule
 
 static const EsPlanSpec insert_plan = {
 	"INSERT INTO @store@.schedule AS s"
-	" (schedule_id, due_at, every, command_type, data, metadata, correlation_id, causation_id)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
-	" ON CONFLICT (schedule_id) DO UPDATE SET (due_at, every, command_type, data, metadata,"
-	" correlation_id, causation_id, attempts, retry_at, last_error, last_error_at, failed_at, owner)"
-	" = ROW (excluded.due_at, excluded.every, excluded.command_type, excluded.data,"
-	" excluded.metadata, excluded.correlation_id, excluded.causation_id, 0, NULL, NULL, NULL,"
-	" NULL, excluded.owner)",
+	" (schedule_id, due_at, first_at, every, command_type, data, metadata, correlation_id, causation_id)"
+	" VALUES ($1, $2, $2, $3, $4, $5, $6, $7, $8)"
+	" ON CONFLICT (schedule_id) DO UPDATE SET (due_at, first_at, turns, every, command_type, data,"
+	" metadata, correlation_id, causation_id, attempts, retry_at, last_error, last_error_at,"
+	" failed_at, owner) = ROW (excluded.due_at, excluded.first_at, 0, excluded.every,"
+	" excluded.command_type, excluded.data, excluded.metadata, excluded.correlation_id,"
+	" excluded.causation_id, 0, NULL, NULL, NULL, NULL, excluded.owner)",
 	8,
 	{UUIDOID, TIMESTAMPTZOID, INTERVALOID, TEXTOID, JSONBOID, JSONBOID, UUIDOID, UUIDOID},
 };
@@ -97,10 +99,11 @@ static const EsPlanSpec due_plan = {
 	"SELECT schedule_id::pg_catalog.uuid, due_at::pg_catalog.timestamptz,"
 	" every::pg_catalog.interval, command_type::pg_catalog.text, data::pg_catalog.jsonb,"
 	" metadata::pg_catalog.jsonb, correlation_id::pg_catalog.uuid,"
-	" causation_id::pg_catalog.uuid, attempts::pg_catalog.int4, owner::pg_catalog.text"
+	" causation_id::pg_catalog.uuid, attempts::pg_catalog.int4, owner::pg_catalog.text,"
+	" COALESCE(first_at, due_at)::pg_catalog.timestamptz, turns::pg_catalog.int8"
 	" FROM @store@.schedule WHERE failed_at IS NULL AND due_at OPERATOR(pg_catalog.<=) $1"
 	" AND (retry_at IS NULL OR retry_at OPERATOR(pg_catalog.<=) $1)"
-	" AND (schedule_id, due_at, command_type, data, attempts, owner) IS NOT NULL"
+	" AND (schedule_id, due_at, turns, command_type, data, attempts, owner) IS NOT NULL"
 	" ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED",
 	1,
 	{TIMESTAMPTZOID},
@@ -116,11 +119,12 @@ static const EsPlanSpec next_plan = {
 
 static const EsPlanSpec move_plan = {
 	"UPDATE @store@.schedule SET due_at = $2, attempts = $3, retry_at = $4, failed_at = $5,"
-	" last_error = $6, last_error_at = CASE WHEN $6 IS NULL THEN last_error_at"
+	" turns = $8, last_error = $6, last_error_at = CASE WHEN $6 IS NULL THEN last_error_at"
 	" ELSE pg_catalog.clock_timestamp() END"
 	" WHERE schedule_id OPERATOR(pg_catalog.=) $1 AND due_at OPERATOR(pg_catalog.=) $7",
-	7,
-	{UUIDOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID},
+	8,
+	{UUIDOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+	 INT8OID},
 };
 
 static Datum schedule_command(NewSchedule *schedule);
@@ -131,7 +135,7 @@ static TimestampTz find_next(EsStore *store, TimestampTz now);
 static void dispatch_body(void *arg);
 static void note_success(Schedule *schedule, TimestampTz now);
 static void note_failure(Schedule *schedule, const EsAttempt *attempt, TimestampTz now);
-static TimestampTz next_turn(const Schedule *schedule, TimestampTz now);
+static TimestampTz next_turn(Schedule *schedule, TimestampTz now);
 static void move(Schedule *schedule, TimestampTz due_at, int attempts, TimestampTz retry_at,
 				 TimestampTz failed_at, const char *message);
 
@@ -345,8 +349,8 @@ find_due(EsStore *store, TimestampTz now, Schedule *schedule)
 	MemoryContext caller = CurrentMemoryContext;
 	HeapTuple	row;
 	TupleDesc	tupdesc;
-	Datum		column[10];
-	bool		isnull[10];
+	Datum		column[12];
+	bool		isnull[12];
 
 	/* it locks a row, so it is a writing statement */
 	if (es_spi_write(store, &due_plan, values, NULL) == 0)
@@ -369,6 +373,8 @@ find_due(EsStore *store, TimestampTz now, Schedule *schedule)
 	schedule->causation_id = isnull[7] ? NULL : DatumGetUUIDP(column[7]);
 	schedule->attempts = DatumGetInt32(column[8]);
 	schedule->owner = TextDatumGetCString(column[9]);
+	schedule->first_at = DatumGetTimestampTz(column[10]);
+	schedule->turns = DatumGetInt64(column[11]);
 	return true;
 }
 
@@ -434,17 +440,22 @@ note_failure(Schedule *schedule, const EsAttempt *attempt, TimestampTz now)
 
 /* The next time of a recurring schedule that lies ahead. */
 static TimestampTz
-next_turn(const Schedule *schedule, TimestampTz now)
+next_turn(Schedule *schedule, TimestampTz now)
 {
 	TimestampTz next = schedule->due_at;
-	Datum		every = IntervalPGetDatum(schedule->every);
 
 	/* years of seconds that were missed are not counted one by one */
-	if (schedule->every->month == 0 && schedule->every->day == 0 && now > next)
-		next += (now - next) / schedule->every->time * schedule->every->time;
+	if (schedule->every->month == 0 && schedule->every->day == 0 && now > schedule->first_at)
+		schedule->turns = Max(schedule->turns, (now - schedule->first_at) / schedule->every->time);
 	while (next <= now)
+	{
+		Datum		after = DirectFunctionCall2(interval_mul, IntervalPGetDatum(schedule->every),
+										  Float8GetDatum((double) ++schedule->turns));
+
 		next = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													   TimestampTzGetDatum(next), every));
+													   TimestampTzGetDatum(schedule->first_at),
+													   after));
+	}
 	return next;
 }
 
@@ -453,8 +464,8 @@ static void
 move(Schedule *schedule, TimestampTz due_at, int attempts, TimestampTz retry_at,
 	 TimestampTz failed_at, const char *message)
 {
-	Datum		values[7];
-	char		nulls[] = "       ";
+	Datum		values[8];
+	char		nulls[] = "        ";
 
 	values[0] = UUIDPGetDatum(schedule->id);
 	values[1] = TimestampTzGetDatum(due_at);
@@ -466,5 +477,6 @@ move(Schedule *schedule, TimestampTz due_at, int attempts, TimestampTz retry_at,
 	values[5] = message ? CStringGetTextDatum(message) : (Datum) 0;
 	nulls[5] = message ? ' ' : 'n';
 	values[6] = TimestampTzGetDatum(schedule->due_at);
+	values[7] = Int64GetDatum(schedule->turns);
 	(void) es_spi_write(schedule->store, &move_plan, values, nulls);
 }

@@ -231,6 +231,8 @@ static const char store_tables[] =
 	"	schedule_id uuid PRIMARY KEY,"
 	"	due_at timestamptz NOT NULL,"
 	"	every interval,"
+	"	first_at timestamptz,"
+	"	turns bigint NOT NULL DEFAULT 0,"
 	"	command_type text NOT NULL,"
 	"	data jsonb NOT NULL,"
 	"	metadata jsonb,"
@@ -244,6 +246,7 @@ static const char store_tables[] =
 	"	owner text NOT NULL DEFAULT current_user);"
 	"CREATE INDEX IF NOT EXISTS schedule_due_at ON @store@.schedule (due_at) WHERE failed_at IS NULL;"
 	"COMMENT ON TABLE @store@.schedule IS 'commands that will be dispatched when they are due';"
+	"COMMENT ON COLUMN @store@.schedule.turns IS 'due_at is first_at and so many times every: a month after a month, not 28 days after February';"
 	"COMMENT ON COLUMN @store@.schedule.failed_at IS 'when it was given up; NULL: it will be tried at due_at';";
 
 /*

@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/pg_type.h"
 #include "checkpoint.h"
 #include "common/hashfn.h"
@@ -140,16 +141,16 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	EsNewSubscription subscription = {0};
 	Interval	no_time = {0};
 
-	subscription.name = es_subscription_text_argument(fcinfo, 0, "name", true);
+	subscription.name = es_argument_text(fcinfo, 0, "name", true);
 	subscription.kind = ES_SUBSCRIPTION_EXTERNAL;
 	subscription.categories = es_filter_argument(fcinfo, 1, "categories");
 	subscription.types = es_filter_argument(fcinfo, 2, "types");
 	subscription.stream = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
 	subscription.from_position = es_subscription_position_argument(fcinfo, 4, "from_position");
-	subscription.partitions = es_subscription_count_argument(fcinfo, 5, "partitions", 1,
-															 ES_MAX_PARTITIONS);
-	subscription.max_retries = es_subscription_count_argument(fcinfo, 6, "max_retries", 0,
-															  PG_INT32_MAX);
+	subscription.partitions = es_argument_count(fcinfo, 5, "partitions", 1,
+												ES_MAX_PARTITIONS);
+	subscription.max_retries = es_argument_count(fcinfo, 6, "max_retries", 0,
+												 PG_INT32_MAX);
 	subscription.lease = PG_ARGISNULL(7) ? (Datum) 0 : PG_GETARG_DATUM(7);
 	if (PG_ARGISNULL(7) ||
 		!DatumGetBool(DirectFunctionCall2(interval_gt, subscription.lease,
@@ -175,17 +176,17 @@ es_create_handler(PG_FUNCTION_ARGS)
 	EsNewSubscription subscription = {0};
 	EsOverloads handlers = {0};
 
-	subscription.name = es_subscription_text_argument(fcinfo, 0, "name", true);
+	subscription.name = es_argument_text(fcinfo, 0, "name", true);
 	subscription.kind = ES_SUBSCRIPTION_HANDLER;
-	subscription.handler = es_subscription_text_argument(fcinfo, 1, "handler", true);
+	subscription.handler = es_argument_text(fcinfo, 1, "handler", true);
 	subscription.categories = es_filter_argument(fcinfo, 2, "categories");
 	subscription.types = es_filter_argument(fcinfo, 3, "types");
 	subscription.stream = PG_ARGISNULL(4) ? NULL : PG_GETARG_TEXT_PP(4);
 	subscription.from_position = es_subscription_position_argument(fcinfo, 5, "from_position");
-	subscription.partitions = es_subscription_count_argument(fcinfo, 6, "partitions", 1,
-															 ES_MAX_PARTITIONS);
-	subscription.max_retries = es_subscription_count_argument(fcinfo, 7, "max_retries", 0,
-															  PG_INT32_MAX);
+	subscription.partitions = es_argument_count(fcinfo, 6, "partitions", 1,
+												ES_MAX_PARTITIONS);
+	subscription.max_retries = es_argument_count(fcinfo, 7, "max_retries", 0,
+												 PG_INT32_MAX);
 	subscription.on_error = es_subscription_on_error_argument(fcinfo, 8);
 	subscription.path_names = es_search_path_current(InvalidOid);
 
@@ -427,49 +428,6 @@ es_subscription_forbid_in_own_handler(const EsSubscription *subscription)
 						subscription->name)));
 }
 
-char *
-es_subscription_text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
-{
-	char	   *value;
-
-	if (PG_ARGISNULL(arg))
-	{
-		if (required)
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be NULL", name)));
-		return NULL;
-	}
-	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (value[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", name)));
-	return value;
-}
-
-int
-es_subscription_count_argument(FunctionCallInfo fcinfo, int arg, const char *name, int lowest,
-							   int highest)
-{
-	int			value;
-
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be NULL", name)));
-	value = PG_GETARG_INT32(arg);
-	if (value < lowest)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be at least %d", name, lowest)));
-	if (value > highest)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be at most %d", name, highest)));
-	return value;
-}
-
 /*
  * NULL: from now on.  That is the last event at or below the high-water mark:
  * what is in flight comes after it, whatever its position.
@@ -494,7 +452,7 @@ es_subscription_position_argument(FunctionCallInfo fcinfo, int arg, const char *
 EsOnError
 es_subscription_on_error_argument(FunctionCallInfo fcinfo, int arg)
 {
-	char	   *word = es_subscription_text_argument(fcinfo, arg, "on_error", true);
+	char	   *word = es_argument_text(fcinfo, arg, "on_error", true);
 	int			number = word_number(word, on_error_names, lengthof(on_error_names));
 
 	if (number < 0)
@@ -510,9 +468,9 @@ read_subscription(const Datum *values, const bool *nulls)
 {
 	EsSubscription *subscription = palloc0(sizeof(EsSubscription));
 	int			kind = word_number(es_definition_string(values, nulls, 2), kind_names,
-							   lengthof(kind_names));
+						   lengthof(kind_names));
 	int			on_error = word_number(es_definition_string(values, nulls, 9), on_error_names,
-								   lengthof(on_error_names));
+							   lengthof(on_error_names));
 
 	if (kind < 0 || on_error < 0)
 		return NULL;
@@ -589,7 +547,7 @@ forget(EsStore *store, const char *name, int nplans)
 static EsSubscription *
 named_argument(FunctionCallInfo fcinfo, EsStore *store)
 {
-	char	   *name = es_subscription_text_argument(fcinfo, 0, "the subscription's name", true);
+	char	   *name = es_argument_text(fcinfo, 0, "the subscription's name", true);
 	EsSubscription *subscription;
 
 	require_no_projection(store, name);

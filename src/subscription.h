@@ -134,10 +134,6 @@ extern void es_subscription_set_paused(EsStore *store, EsSubscription *subscript
 extern void es_subscription_reset(EsStore *store, EsSubscription *subscription, int64 position);
 
 /* Arguments that several kinds have in common; 22004 and 22023 for what is wrong with them. */
-extern char *es_subscription_text_argument(FunctionCallInfo fcinfo, int arg, const char *name,
-										   bool required);
-extern int	es_subscription_count_argument(FunctionCallInfo fcinfo, int arg, const char *name,
-										   int lowest, int highest);
 extern int64 es_subscription_position_argument(FunctionCallInfo fcinfo, int arg, const char *name);
 extern EsOnError es_subscription_on_error_argument(FunctionCallInfo fcinfo, int arg);
 

@@ -20,6 +20,7 @@
 #include "executor/spi.h"
 #include "feed.h"
 #include "fmgr.h"
+#include "log.h"
 #include "projection_definition.h"
 #include "spi_plan.h"
 #include "subscription.h"
@@ -34,18 +35,9 @@
 /* Nobody waits for longer; a sum of times that has no bound might overflow. */
 #define LONGEST_WAIT_MS (365.0 * 86400 * 1000)
 
-static const EsPlanSpec last_event_plan = {
-	"SELECT pg_catalog.max(position)::pg_catalog.int8 FROM @store@.event"
-	" WHERE position OPERATOR(pg_catalog.<=) $1",
-	1,
-	{INT8OID},
-};
-
 static int64 timeout_argument(FunctionCallInfo fcinfo, int arg);
 static bool has_passed(const char *name, int64 position);
 static bool checkpoint_passed(EsStore *store, EsSubscription *subscription, int64 position);
-static int64 last_event(EsStore *store, int64 position);
-static EsProjection *inline_projection(EsStore *store, const char *name);
 static bool wait_until_passed(const char *name, int64 position, int64 timeout_ms);
 
 PG_FUNCTION_INFO_V1(es_wait);
@@ -216,7 +208,7 @@ has_passed(const char *name, int64 position)
 	subscription = es_subscription_by_name(store, name, true);
 	if (subscription)
 		passed = checkpoint_passed(store, subscription, position);
-	else if ((projection = inline_projection(store, name)) != NULL)
+	else if ((projection = es_projection_find(store, name)) != NULL)
 		passed = !projection->paused || projection->paused_at >= position;
 	else
 	{
@@ -237,34 +229,5 @@ checkpoint_passed(EsStore *store, EsSubscription *subscription, int64 position)
 	/* a standby cannot tell what may still come */
 	if (RecoveryInProgress() || es_feed_high_water(store) < position)
 		return false;
-	return lowest >= last_event(store, position);
-}
-
-/* The position of the last event at or below one that the mark has reached. */
-static int64
-last_event(EsStore *store, int64 position)
-{
-	Datum		values[] = {Int64GetDatum(position)};
-	bool		isnull;
-	Datum		last;
-
-	es_spi_read(store, &last_event_plan, values, NULL, GetLatestSnapshot(), 1);
-	last = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	return isnull ? 0 : DatumGetInt64(last);
-}
-
-/* NULL when there is none of this name. */
-static EsProjection *
-inline_projection(EsStore *store, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, es_projections(store))
-	{
-		EsProjection *projection = lfirst(cell);
-
-		if (!projection->async && strcmp(projection->name, name) == 0)
-			return projection;
-	}
-	return NULL;
+	return lowest >= es_log_position_at_or_before(store, position, GetLatestSnapshot());
 }

@@ -132,18 +132,23 @@ my $not_handled = 'SELECT count(*) FROM passed p WHERE NOT EXISTS (SELECT FROM h
 my $ahead = 0;
 my $kills = 0;
 my $done = 0;
-for (my $round = 0; $round < 400 && !$done; $round++)
+for (my $round = 0; $round < 4000 && !$done; $round++)
 {
-	usleep(int(rand(150_000)));
-	if ($kills < 25)
+	my $handled = $node->safe_psql('postgres', 'SELECT count(*) FROM handled');
+
+	# spread over the work, however fast it is done
+	if ($kills < 25 && $handled >= $kills * $events / 25)
 	{
 		my $name = (sort keys %consumers)[ int(rand(4)) ];
+		usleep(int(rand(50_000)));
 		kill_consumer($name);
 		start_consumer(rand() < 0.5 ? $name : 'c' . ++$names);
 		$kills++;
 	}
-	$ahead += $node->safe_psql('postgres', $not_handled) if $round % 5 == 0;
-	$done = $node->safe_psql('postgres', 'SELECT count(DISTINCT position) FROM handled') == $events;
+	$ahead += $node->safe_psql('postgres', $not_handled) if $round % 10 == 0;
+	$done = $handled >= $events &&
+	  $node->safe_psql('postgres', 'SELECT count(DISTINCT position) FROM handled') == $events;
+	usleep(10_000);
 }
 ok($writers->finish, 'the writers run without an error');
 ok($node->poll_query_until('postgres', "SELECT count(DISTINCT position) = $events FROM handled"),

@@ -537,6 +537,7 @@ next_look(EsRunner *runner)
 static bool
 run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunStep *step)
 {
+	EsSubscription *locked;
 	bool		worked = false;
 
 	unit->turn = ++runner->turns;
@@ -548,7 +549,8 @@ run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunSt
 		unit->has_work = false;
 		return false;
 	}
-	if (!es_checkpoint_lock(store, unit->subscription, (int) unit->key.partition, false))
+	locked = unit->subscription;
+	if (!es_checkpoint_lock(store, locked, (int) unit->key.partition, false))
 	{
 		unit->look_again = GetCurrentTimestamp() + LOOK_AGAIN_US;
 		return false;
@@ -565,9 +567,9 @@ run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunSt
 	else
 		worked = run_partition(runner, store, unit->subscription, unit, max_events, step);
 
-	/* the next one may take its time, and this one have work meanwhile */
-	if (!worked && unit->subscription)
-		es_checkpoint_unlock(store, unit->subscription, (int) unit->key.partition);
+	/* we may be long at another one in this transaction */
+	if (!worked)
+		es_checkpoint_unlock(store, locked, (int) unit->key.partition);
 	return worked;
 }
 
@@ -755,6 +757,7 @@ park_waiting(EsBatch *batch)
 					  ES_PARKED_WAITING, NULL, 0);
 }
 
+/* Returns whether anything was written. */
 static bool
 note_success(EsBatch *batch, EsCheckpoint *checkpoint)
 {

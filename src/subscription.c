@@ -398,7 +398,8 @@ es_subscription_reset(EsStore *store, EsSubscription *subscription, int64 positi
 
 	es_subscription_lock(store, subscription);
 	(void) es_spi_write(store, &reset_plan, values, NULL);
-	forget(store, name, FORGET_CHECKPOINTS);
+	/* from the start, a process manager's instances begin anew, too */
+	forget(store, name, position == 0 ? lengthof(forget_plans) : FORGET_CHECKPOINTS);
 }
 
 void

@@ -104,7 +104,8 @@ SELECT count(*) FROM balance;
 SELECT relname, c.oid = b.oid AS same, c.relfilenode <> b.relfilenode AS new_storage, c.relacl::text IS NOT DISTINCT FROM b.acl AS same_grants
 FROM before b LEFT JOIN pg_class c USING (relname) ORDER BY relname COLLATE "C";
 SELECT count(*) AS schemas FROM pg_namespace WHERE nspname LIKE 'es\_rebuild\_%';
-\d+ balance
+\d balance
+SELECT reloptions FROM pg_class WHERE oid = 'balance'::regclass;
 SELECT count(*) FROM rich;
 SET enable_seqscan = off;
 EXPLAIN (COSTS OFF) SELECT amount FROM balance WHERE account = 'a7';

@@ -36,7 +36,7 @@
 
 /* A batch has at most so many events, handled one by one or as a set, and reads so many. */
 #define MAX_SINGLE_EVENTS	10000
-#define MAX_SET_EVENTS		250000
+#define MAX_SET_EVENTS		1000000
 #define MAX_READ			100000
 
 /* Receives the events of a batch. */

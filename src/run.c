@@ -73,6 +73,7 @@ typedef struct Unit
 	bool		idle;			/* paused or stopped, until a definition changes */
 	bool		has_work;		/* or it is not known */
 	TimestampTz look_again;		/* not before; 0: at any time */
+	uint64		busy_step;		/* the step that found somebody else at it */
 	int64		scanned_to;		/* nothing for it from its checkpoint up to here */
 	int64		written;		/* position in its checkpoint, as far as known */
 	uint64		turn;			/* when it was run last */
@@ -90,6 +91,7 @@ struct EsRunner
 	uint64		serial;			/* of the definitions that units were made of */
 	HTAB	   *units;
 	uint64		turns;
+	uint64		steps;
 };
 
 /* Looks which units want the events of a range. */
@@ -218,6 +220,7 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	bool		capped;
 
 	memset(step, 0, sizeof(*step));
+	runner->steps++;
 	if (max_events == 0)
 		max_events = PG_INT64_MAX;
 	require_read_committed();
@@ -408,7 +411,7 @@ next_unit(EsRunner *runner, TimestampTz now, bool *more)
 	hash_seq_init(&scan, runner->units);
 	while ((unit = hash_seq_search(&scan)) != NULL)
 	{
-		if (!unit->has_work || unit->look_again > now)
+		if (!unit->has_work || unit->look_again > now || unit->busy_step == runner->steps)
 			continue;
 		if (next)
 			*more = true;
@@ -522,14 +525,20 @@ receive_scan(TupleTableSlot *slot, DestReceiver *self)
 static TimestampTz
 next_look(EsRunner *runner)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	HASH_SEQ_STATUS scan;
 	Unit	   *unit;
 	TimestampTz next = 0;
 
 	hash_seq_init(&scan, runner->units);
 	while ((unit = hash_seq_search(&scan)) != NULL)
-		if (unit->has_work && unit->look_again != 0 && (next == 0 || unit->look_again < next))
-			next = unit->look_again;
+	{
+		TimestampTz look_again = unit->busy_step == runner->steps ? now + LOOK_AGAIN_US :
+																	unit->look_again;
+
+		if (unit->has_work && look_again != 0 && (next == 0 || look_again < next))
+			next = look_again;
+	}
 	return next;
 }
 
@@ -552,7 +561,8 @@ run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunSt
 	locked = unit->subscription;
 	if (!es_checkpoint_lock(store, locked, (int) unit->key.partition, false))
 	{
-		unit->look_again = GetCurrentTimestamp() + LOOK_AGAIN_US;
+		/* he will see to what there is now, but perhaps not to what comes next */
+		unit->busy_step = runner->steps;
 		return false;
 	}
 

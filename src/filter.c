@@ -15,12 +15,22 @@ static bool has_name(List *names, const char *name, int length);
 bool
 es_filter_selects(const EsFilter *filter, const text *type, const text *stream)
 {
+	return es_filter_selects_type(filter, type) && es_filter_selects_stream(filter, stream);
+}
+
+bool
+es_filter_selects_type(const EsFilter *filter, const text *type)
+{
+	return filter->types == NIL ||
+		has_name(filter->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type));
+}
+
+bool
+es_filter_selects_stream(const EsFilter *filter, const text *stream)
+{
 	const char *name = VARDATA_ANY(stream);
 	int			length = VARSIZE_ANY_EXHDR(stream);
 
-	if (filter->types != NIL &&
-		!has_name(filter->types, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
-		return false;
 	if (filter->stream &&
 		(strncmp(filter->stream, name, length) != 0 || filter->stream[length] != '\0'))
 		return false;

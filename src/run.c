@@ -38,6 +38,7 @@
 #include "run.h"
 #include "run_as.h"
 #include "schedule.h"
+#include "stream.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -81,6 +82,7 @@ typedef struct Unit
 	/* during a scan */
 	EsSubscription *subscription;
 	EsProjection *projection;
+	bool		wants_type;		/* some events of the last one's type */
 } Unit;
 
 struct EsRunner
@@ -102,6 +104,9 @@ typedef struct ScanReceiver
 	int			nunits;
 	int64		read;
 	int64		last_read;
+	int			type_length;	/* of the last event */
+	char		type[ES_STREAM_NAME_MAX];
+	int			nwanting;		/* units that want events of it */
 } ScanReceiver;
 
 /* Receives one event. */
@@ -122,6 +127,9 @@ static Unit *next_unit(EsRunner *runner, TimestampTz now, bool *more);
 static void find_unit(EsStore *store, Unit *unit);
 static bool scan_for_work(EsRunner *runner, EsStore *store, bool *capped);
 static bool receive_scan(TupleTableSlot *slot, DestReceiver *self);
+static bool is_last_type(const ScanReceiver *receiver, const text *type);
+static void find_wanting(ScanReceiver *receiver, const text *type);
+static bool is_broken(const Unit *unit);
 static TimestampTz next_look(EsRunner *runner);
 static bool run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events,
 					 EsRunStep *step);
@@ -493,25 +501,23 @@ receive_scan(TupleTableSlot *slot, DestReceiver *self)
 	ScanReceiver *receiver = (ScanReceiver *) self;
 	int64		position;
 	text	   *type;
-	text	   *stream;
 	EsEvent		event;
 
 	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
 	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
 	type = DatumGetTextPP(event.values[ES_EVENT_TYPE]);
-	stream = DatumGetTextPP(event.values[ES_EVENT_STREAM]);
-	for (int i = 0; i < receiver->nunits; i++)
+	if (!is_last_type(receiver, type))
+		find_wanting(receiver, type);
+	for (int i = 0; i < receiver->nunits && receiver->nwanting > 0; i++)
 	{
 		Unit	   *unit = receiver->units[i];
 
-		if (unit->has_work || position <= unit->scanned_to)
+		if (!unit->wants_type || unit->has_work || position <= unit->scanned_to)
 			continue;
-
-		/* what is broken is run, too, so that it is said there */
-		if (unit->subscription == NULL ||
-			(unit->subscription->kind == ES_SUBSCRIPTION_PROJECTION && unit->projection == NULL) ||
+		if (is_broken(unit) ||
 			es_subscription_wants(unit->subscription, unit->projection,
-								  (int) unit->key.partition, type, stream))
+								  (int) unit->key.partition, type,
+								  DatumGetTextPP(event.values[ES_EVENT_STREAM])))
 		{
 			unit->has_work = true;
 			unit->scanned_to = Max(unit->scanned_to, receiver->last_read);
@@ -519,6 +525,40 @@ receive_scan(TupleTableSlot *slot, DestReceiver *self)
 	}
 	receiver->last_read = position;
 	return ++receiver->read < MAX_SCAN;
+}
+
+/* Mostly the next event's type is that of the one before, or nobody wants it either. */
+static bool
+is_last_type(const ScanReceiver *receiver, const text *type)
+{
+	return receiver->read > 0 && VARSIZE_ANY_EXHDR(type) == receiver->type_length &&
+		memcmp(receiver->type, VARDATA_ANY(type), receiver->type_length) == 0;
+}
+
+/* Which units want any events of a type? */
+static void
+find_wanting(ScanReceiver *receiver, const text *type)
+{
+	receiver->nwanting = 0;
+	for (int i = 0; i < receiver->nunits; i++)
+	{
+		Unit	   *unit = receiver->units[i];
+
+		unit->wants_type = is_broken(unit) ||
+			es_subscription_wants_type(unit->subscription, unit->projection, type);
+		if (unit->wants_type)
+			receiver->nwanting++;
+	}
+	receiver->type_length = Min(VARSIZE_ANY_EXHDR(type), ES_STREAM_NAME_MAX);
+	memcpy(receiver->type, VARDATA_ANY(type), receiver->type_length);
+}
+
+/* What is broken is run, so that it is said there. */
+static bool
+is_broken(const Unit *unit)
+{
+	return unit->subscription == NULL ||
+		(unit->subscription->kind == ES_SUBSCRIPTION_PROJECTION && unit->projection == NULL);
 }
 
 /* When a unit must be looked at that cannot be run now; 0: none. */

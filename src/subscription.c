@@ -271,18 +271,25 @@ bool
 es_subscription_wants(EsSubscription *subscription, EsProjection *projection, int partition,
 					  const text *type, const text *stream)
 {
-	if (!es_filter_selects(&subscription->filter, type, stream) ||
-		es_subscription_partition(subscription, stream) != partition)
+	return es_filter_selects_stream(&subscription->filter, stream) &&
+		(projection == NULL || es_filter_selects_stream(&projection->filter, stream)) &&
+		es_subscription_partition(subscription, stream) == partition &&
+		es_subscription_wants_type(subscription, projection, type);
+}
+
+bool
+es_subscription_wants_type(EsSubscription *subscription, EsProjection *projection,
+						   const text *type)
+{
+	if (!es_filter_selects_type(&subscription->filter, type))
 		return false;
 	switch (subscription->kind)
 	{
 		case ES_SUBSCRIPTION_EXTERNAL:
 			return true;
 		case ES_SUBSCRIPTION_PROJECTION:
-			if (projection->query)
-				return es_projection_wants(projection, type, stream);
-			return es_filter_selects(&projection->filter, type, stream) &&
-				has_handler(&projection->handlers, type);
+			return es_filter_selects_type(&projection->filter, type) &&
+				(projection->query || has_handler(&projection->handlers, type));
 		case ES_SUBSCRIPTION_HANDLER:
 		case ES_SUBSCRIPTION_PROCESS_MANAGER:
 			return has_handler(&subscription->handlers, type);

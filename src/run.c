@@ -48,6 +48,9 @@
 /* A partition that somebody else is at is looked at again after this time. */
 #define LOOK_AGAIN_US	1000000
 
+/* Schedules are looked for no more often than this, unless one is known to be due. */
+#define SCHEDULE_LOOK_US	20000
+
 /* One look for work reads at most this many events. */
 #define MAX_SCAN		10000
 
@@ -94,6 +97,9 @@ struct EsRunner
 	HTAB	   *units;
 	uint64		turns;
 	uint64		steps;
+	TimestampTz next_schedule;	/* 0: there is none */
+	TimestampTz schedule_looked;	/* when that was found out; 0: never */
+	bool		events_come;	/* the last look for work has read some */
 };
 
 /* Looks which units want the events of a range. */
@@ -235,11 +241,22 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	SPI_connect();
 	refresh_units(runner, store);
 
-	if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
+	/* while events come all the time, it is not asked about each time, but soon again */
+	next_schedule = runner->next_schedule;
+	if (runner->events_come && !runner->foreground &&
+		now < runner->schedule_looked + SCHEDULE_LOOK_US &&
+		(next_schedule == 0 || next_schedule > now))
+		next_schedule = runner->schedule_looked + SCHEDULE_LOOK_US;
+	else
 	{
-		step->worked = true;
-		step->more = true;
-		step->events = dispatched ? 1 : 0;
+		if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
+		{
+			step->worked = true;
+			step->more = true;
+			step->events = dispatched ? 1 : 0;
+		}
+		runner->schedule_looked = step->worked ? 0 : now;
+		runner->next_schedule = next_schedule;
 	}
 	while (!step->worked)
 	{
@@ -459,6 +476,7 @@ scan_for_work(EsRunner *runner, EsStore *store, bool *capped)
 	bool		found = false;
 
 	*capped = false;
+	runner->events_come = false;
 	receiver.units = palloc(hash_get_num_entries(runner->units) * sizeof(Unit *));
 	hash_seq_init(&scan, runner->units);
 	while ((unit = hash_seq_search(&scan)) != NULL)
@@ -492,6 +510,7 @@ scan_for_work(EsRunner *runner, EsStore *store, bool *capped)
 			unit->scanned_to = Max(unit->scanned_to, receiver.last_read);
 	}
 	*capped = receiver.read >= MAX_SCAN;
+	runner->events_come = receiver.read > 0;
 	return found;
 }
 

@@ -87,7 +87,10 @@ initialize(EsShared *shared)
 	memset(shared, 0, sizeof(EsShared));
 	SpinLockInit(&shared->mutex);
 	for (int i = 0; i < ES_SHARED_WORKERS; i++)
+	{
 		pg_atomic_init_u32(&shared->workers[i].idle, 0);
+		pg_atomic_init_u32(&shared->workers[i].napping, 0);
+	}
 	for (int i = 0; i < ES_SHARED_WAITS; i++)
 		for (int kind = 0; kind < ES_WAIT_FOR_KINDS; kind++)
 		{

@@ -31,6 +31,7 @@ typedef struct EsWorkerSlot
 	pid_t		pid;
 	Latch	   *latch;
 	pg_atomic_uint32 idle;		/* 1: it found nothing to do and waits to be woken */
+	pg_atomic_uint32 napping;	/* 1: it looks again in a moment, whether it is woken or not */
 	bool		by_launcher;	/* not by es_start_worker() */
 	bool		stop;			/* it is asked to exit */
 } EsWorkerSlot;

@@ -159,8 +159,8 @@ wake_after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, 
 static void
 wake_for_events(void)
 {
-	/* a worker looks again anyway */
-	if (!es_worker_slot_is_mine())
+	/* a worker looks again anyway, and so does one that naps */
+	if (!es_worker_slot_is_mine() && !es_worker_slot_is_napping(MyDatabaseId))
 		(void) es_worker_slot_wake(MyDatabaseId);
 	wake_waiters(ES_WAIT_FOR_EVENTS);
 }

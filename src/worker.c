@@ -126,6 +126,7 @@ static bool some_store_is_dirty(void);
 static void sleep_idle(void);
 static void sleep_until(TimestampTz until);
 static bool held_by_prepared(void);
+static void nap(long timeout_ms);
 static void wait_for_latch(long timeout_ms);
 static void recover_from_error(void);
 static void pause_store(WorkerStore *store, const ErrorData *error);
@@ -286,16 +287,16 @@ work_until_error(void)
 			woken = false;
 			(void) flush_stores(es_wake_somebody_waits());
 			if (!pass.full)
-				wait_for_latch(NAP_AFTER_WORK_MS);
+				nap(NAP_AFTER_WORK_MS);
 		}
 		else if (woken)
 		{
 			/* somebody else was faster: let the writers be for a moment */
 			woken = false;
-			wait_for_latch(NAP_WITHOUT_WORK_MS);
+			nap(NAP_WITHOUT_WORK_MS);
 		}
 		else if (flush_stores(es_wake_somebody_waits()) || some_store_is_dirty())
-			wait_for_latch(NAP_WITHOUT_WORK_MS);	/* events come, if only for others */
+			nap(NAP_WITHOUT_WORK_MS);	/* events come, if only for others */
 		else
 		{
 			sleep_idle();
@@ -633,6 +634,15 @@ held_by_prepared(void)
 		end_in_store();
 	}
 	return held;
+}
+
+/* Meanwhile nobody need wake another worker for what this one will find. */
+static void
+nap(long timeout_ms)
+{
+	es_worker_slot_set_napping(true);
+	wait_for_latch(timeout_ms);
+	es_worker_slot_set_napping(false);
 }
 
 static void

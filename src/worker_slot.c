@@ -46,6 +46,7 @@ es_worker_slot_claim(int number, bool by_launcher)
 	if (slot)
 	{
 		pg_atomic_write_u32(&slot->idle, 0);
+		pg_atomic_write_u32(&slot->napping, 0);
 		slot->database = MyDatabaseId;
 		slot->number = number;
 		slot->pid = MyProcPid;
@@ -85,6 +86,27 @@ bool
 es_worker_slot_is_idle(void)
 {
 	return pg_atomic_read_u32(&my_slot->idle) != 0;
+}
+
+void
+es_worker_slot_set_napping(bool napping)
+{
+	(void) pg_atomic_exchange_u32(&my_slot->napping, napping ? 1 : 0);
+}
+
+bool
+es_worker_slot_is_napping(Oid database)
+{
+	EsShared   *shared = es_shared_memory;
+
+	if (shared == NULL)
+		return false;
+	pg_memory_barrier();
+	for (int i = 0; i < shared->nworkers; i++)
+		if (shared->workers[i].database == database &&
+			pg_atomic_read_u32(&shared->workers[i].napping) != 0)
+			return true;
+	return false;
 }
 
 bool
@@ -270,6 +292,7 @@ release_slot(int code, Datum arg)
 	SpinLockAcquire(&shared->mutex);
 	my_slot->database = InvalidOid;
 	pg_atomic_write_u32(&my_slot->idle, 0);
+	pg_atomic_write_u32(&my_slot->napping, 0);
 	while (shared->nworkers > 0 && !OidIsValid(shared->workers[shared->nworkers - 1].database))
 		shared->nworkers--;
 	SpinLockRelease(&shared->mutex);

@@ -30,6 +30,13 @@ extern bool es_worker_slot_must_stop(void);
 extern void es_worker_slot_set_idle(bool idle);
 extern bool es_worker_slot_is_idle(void);
 
+/*
+ * Say that this worker looks for work again in a moment, or is about to (a full
+ * barrier, as above); and whether one of a database does.
+ */
+extern void es_worker_slot_set_napping(bool napping);
+extern bool es_worker_slot_is_napping(Oid database);
+
 /* Wake an idle worker of a database; in signal handlers, too.  False when there is none. */
 extern bool es_worker_slot_wake(Oid database);
 

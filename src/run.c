@@ -131,6 +131,7 @@ static void refresh_units(EsRunner *runner, EsStore *store);
 static void refresh_unit(EsRunner *runner, EsSubscription *subscription, int partition);
 static Unit *next_unit(EsRunner *runner, TimestampTz now, bool *more);
 static void find_unit(EsStore *store, Unit *unit);
+static bool lock_unit(EsRunner *runner, EsStore *store, Unit *unit);
 static bool scan_for_work(EsRunner *runner, EsStore *store, bool *capped);
 static bool receive_scan(TupleTableSlot *slot, DestReceiver *self);
 static bool is_last_type(const ScanReceiver *receiver, const text *type);
@@ -342,7 +343,7 @@ es_runner_flush(EsRunner *runner)
 		unit = lfirst(cell);
 		find_unit(store, unit);
 		if (unit->subscription == NULL ||
-			!es_checkpoint_lock(store, unit->subscription, (int) unit->key.partition, false))
+			!lock_unit(runner, store, unit))
 			continue;
 		es_run_as_begin(&run_as, es_run_as_store_owner(store));
 		es_checkpoint_read(store, unit->subscription, (int) unit->key.partition, &checkpoint);
@@ -459,6 +460,30 @@ find_unit(EsStore *store, Unit *unit)
 			unit->subscription = lfirst(cell);
 	if (unit->subscription && unit->subscription->kind == ES_SUBSCRIPTION_PROJECTION)
 		unit->projection = es_projection_find(store, unit->subscription->name);
+}
+
+/*
+ * Lock a unit's partition.  False when somebody else is at it, or when the
+ * definitions are others than the units were made of: whoever changed or reset a
+ * subscription had this lock before us, and what we know of it is not true any more.
+ */
+static bool
+lock_unit(EsRunner *runner, EsStore *store, Unit *unit)
+{
+	EsSubscription *subscription = unit->subscription;
+	int			partition = (int) unit->key.partition;
+
+	if (!es_checkpoint_lock(store, subscription, partition, false))
+	{
+		/* he will see to what there is now, but perhaps not to what comes next */
+		unit->busy_step = runner->steps;
+		return false;
+	}
+	AcceptInvalidationMessages();
+	if (es_subscriptions_serial(store) == runner->serial)
+		return true;
+	es_checkpoint_unlock(store, subscription, partition);
+	return false;
 }
 
 /*
@@ -601,12 +626,12 @@ next_look(EsRunner *runner)
 	return next;
 }
 
-/* Run a batch of a unit; false when there was nothing to do, or somebody else is at it. */
+/* Run a batch of a unit; false when there was nothing to do, or it must not be run now. */
 static bool
 run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunStep *step)
 {
-	EsSubscription *locked;
-	bool		worked = false;
+	int			partition = (int) unit->key.partition;
+	bool		worked;
 
 	unit->turn = ++runner->turns;
 	unit->look_again = 0;
@@ -617,28 +642,16 @@ run_unit(EsRunner *runner, EsStore *store, Unit *unit, int64 max_events, EsRunSt
 		unit->has_work = false;
 		return false;
 	}
-	locked = unit->subscription;
-	if (!es_checkpoint_lock(store, locked, (int) unit->key.partition, false))
+	if (!lock_unit(runner, store, unit))
 	{
-		/* he will see to what there is now, but perhaps not to what comes next */
-		unit->busy_step = runner->steps;
+		refresh_units(runner, store);
 		return false;
 	}
-
-	/* whoever paused or dropped it had the lock before us */
-	AcceptInvalidationMessages();
-	find_unit(store, unit);
-	if (unit->subscription == NULL || unit->subscription->paused)
-	{
-		unit->idle = true;
-		unit->has_work = false;
-	}
-	else
-		worked = run_partition(runner, store, unit->subscription, unit, max_events, step);
+	worked = run_partition(runner, store, unit->subscription, unit, max_events, step);
 
 	/* we may be long at another one in this transaction */
 	if (!worked)
-		es_checkpoint_unlock(store, locked, (int) unit->key.partition);
+		es_checkpoint_unlock(store, unit->subscription, partition);
 	return worked;
 }
 

@@ -106,6 +106,8 @@ es_shadow_create(EsProjection *projection, Oid owner, char **reason)
 										  ALLOCSET_DEFAULT_SIZES);
 	copy->path = path;
 	copy->plan = NULL;
+	copy->log_plan = NULL;
+	copy->count_plan = NULL;
 	copy->handlers.context = copy->context;
 	copy->handlers.by_type = NULL;
 	return shadow;

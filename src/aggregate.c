@@ -494,7 +494,8 @@ resolve_aggregate(EsAggregate *aggregate)
 				 errmsg("the state type of aggregate \"%s\" does not exist", aggregate->name),
 				 errhint("Create the type again, or drop the aggregate with es_drop_aggregate().")));
 	caller = MemoryContextSwitchTo(aggregate->context);
-	aggregate->initial_state = es_state_type_initial(aggregate->state_type, aggregate->initial_literal);
+	aggregate->initial_state = es_state_type_initial(aggregate->state_type,
+													 aggregate->initial_literal);
 	MemoryContextSwitchTo(caller);
 }
 

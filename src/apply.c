@@ -9,8 +9,11 @@
 
 #include "apply.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "errors.h"
 #include "utils/builtins.h"
+
+pg_noreturn static void unknown_event(EsAggregate *aggregate, const char *type);
 
 EsOverload *
 es_apply(EsAggregate *aggregate, const text *type)
@@ -27,16 +30,7 @@ es_apply(EsAggregate *aggregate, const text *type)
 	}
 	apply = es_overload(applies, type);
 	if (apply == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_ES_UNKNOWN_EVENT),
-				 errmsg("aggregate \"%s\" cannot apply event \"%s\"", aggregate->name,
-						text_to_cstring(type)),
-				 errdetail("It has no apply function for it."),
-				 aggregate->state_type == JSONBOID ?
-					 errhint("Create function %s(jsonb, es_event).", aggregate->apply->name) :
-					 errhint("Create function %s(%s, %s).", aggregate->apply->name,
-							 format_type_be(aggregate->state_type),
-							 quote_identifier(text_to_cstring(type)))));
+		unknown_event(aggregate, text_to_cstring(type));
 	if (es_routine_returns_set(apply->routine) ||
 		es_routine_result_type(apply->routine) != aggregate->state_type)
 		ereport(ERROR,
@@ -46,4 +40,17 @@ es_apply(EsAggregate *aggregate, const text *type)
 				 errdetail("It is an apply function of aggregate \"%s\" and returns the next state.",
 						   aggregate->name)));
 	return apply;
+}
+
+static void
+unknown_event(EsAggregate *aggregate, const char *type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ES_UNKNOWN_EVENT),
+			 errmsg("aggregate \"%s\" cannot apply event \"%s\"", aggregate->name, type),
+			 errdetail("It has no apply function for it."),
+			 aggregate->state_type == JSONBOID ?
+				 errhint("Create function %s(jsonb, es_event).", aggregate->apply->name) :
+				 errhint("Create function %s(%s, %s).", aggregate->apply->name,
+						 format_type_be(aggregate->state_type), quote_identifier(type))));
 }

@@ -244,7 +244,8 @@ receive_event(TupleTableSlot *slot, DestReceiver *self)
 	caller = MemoryContextSwitchTo(receiver->event_context);
 	if (!wants(receiver, &event))
 		batch->last_read = position;
-	else if (batch->held && es_parked_is_held(batch->held, DatumGetTextPP(event.values[ES_EVENT_STREAM])))
+	else if (batch->held &&
+			 es_parked_is_held(batch->held, DatumGetTextPP(event.values[ES_EVENT_STREAM])))
 	{
 		keep_waiting(receiver, &event);
 		batch->last_read = position;
@@ -279,7 +280,8 @@ wants(BatchReceiver *receiver, const EsEvent *event)
 {
 	EsBatch    *batch = receiver->batch;
 
-	return es_subscription_wants(batch->subscription, receiver->projection, batch->partition, DatumGetTextPP(event->values[ES_EVENT_TYPE]),
+	return es_subscription_wants(batch->subscription, receiver->projection, batch->partition,
+								 DatumGetTextPP(event->values[ES_EVENT_TYPE]),
 								 DatumGetTextPP(event->values[ES_EVENT_STREAM]));
 }
 

@@ -109,7 +109,7 @@ typedef struct Fetch
 	EsSubscription *subscription;	/* as it is in this round */
 	Tuplestorestate *result;
 	int			max_count;
-	int64		ack;			/* what came before is done up to here; 0: nothing, or it is written */
+	int64		ack;			/* up to here it is done; 0: nothing, or it is written */
 	bool		last_round;		/* there will be no other: write down what was found out */
 
 	/* a round */
@@ -975,7 +975,8 @@ write_seen(Fetch *fetch)
 	/* paused: we have not even looked */
 	if (consumer->checkpoints == NULL ||
 		(!consumer->lost && fetch->subscription->partitions == 1) ||
-		(!consumer->lost && now - consumer->seen_at < (es_consumer_lease_end(consumer, now) - now) / 3))
+		(!consumer->lost &&
+		 now - consumer->seen_at < (es_consumer_lease_end(consumer, now) - now) / 3))
 		return;
 	values[0] = CStringGetTextDatum(consumer->subscription_name);
 	values[1] = CStringGetTextDatum(consumer->name);

@@ -534,7 +534,8 @@ decide(Dispatch *dispatch, EsFold *fold, int *nevents)
 
 	/* only this transaction can have written to the stream */
 	if (appends != es_append_count() &&
-		es_stream_read_head(dispatch->store, dispatch->stream, fold->head.version).version != fold->head.version)
+		es_stream_read_head(dispatch->store, dispatch->stream, fold->head.version).version !=
+			fold->head.version)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the handler of command \"%s\" wrote to the stream that it decides on",

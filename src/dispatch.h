@@ -23,7 +23,10 @@ extern void es_dispatch_value(Oid type, Datum value);
 extern void es_dispatch_named(const char *name, Jsonb *data, Jsonb *metadata,
 							  const pg_uuid_t *correlation_id, const pg_uuid_t *causation_id);
 
-/* The same value as JSON under its type's qualified name; 42809 and 22004 for what is no command. */
+/*
+ * The same value as JSON under its type's qualified name; 42809 and 22004 for what
+ * is no command.
+ */
 extern void es_dispatch_describe(Oid type, Datum value, char **name, Jsonb **data);
 
 /* Raise what dispatching such a command would raise, before anything of it is done. */

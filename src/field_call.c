@@ -70,7 +70,12 @@ es_field_call(Expr *expression, int nargs, const Oid *argtypes, Oid result_type)
 	context.call = call;
 	context.nargs = nargs;
 	foreach(cell, expressions)
-		columns = lappend(columns, makeTargetEntry((Expr *) spread(lfirst(cell), &context), list_length(columns) + 1, NULL, false));
+	{
+		AttrNumber	number = list_length(columns) + 1;
+		Expr	   *expression = (Expr *) spread(lfirst(cell), &context);
+
+		columns = lappend(columns, makeTargetEntry(expression, number, NULL, false));
+	}
 	if (context.failed)
 		return NULL;
 

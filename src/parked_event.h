@@ -50,7 +50,7 @@ extern void es_parked_remove(EsStore *store, EsSubscription *subscription, int64
 extern void es_parked_fail(EsStore *store, EsSubscription *subscription, int64 position,
 						   const char *reason);
 
-/* Let those be replayed that wait behind no parked event any more; returns whether there are any. */
+/* Let those be replayed that wait behind no parked event any more; are there any? */
 extern bool es_parked_release(EsStore *store, EsSubscription *subscription, int partition);
 
 #endif							/* ES_PARKED_EVENT_H */

@@ -125,8 +125,10 @@ es_create_projection(PG_FUNCTION_ARGS)
 	SPI_connect();
 	if (handler)
 	{
-		EsProjection projection = {.context = CurrentMemoryContext, .name = name, .handler = handler, .path = path};
+		EsProjection projection = {.context = CurrentMemoryContext, .name = name};
 
+		projection.handler = handler;
+		projection.path = path;
 		find_handlers(&projection);
 		es_overload_require(&projection.handlers);
 	}

@@ -26,7 +26,7 @@ typedef struct EsRunStep
 	bool		worked;			/* it did something: call it again soon */
 	bool		more;			/* and there is work besides, for another worker */
 	int64		events;			/* that were handled, commands that were dispatched */
-	TimestampTz next_time;		/* not worked: when there will be something; 0: not before events come */
+	TimestampTz next_time;		/* not worked: when there is something; 0: when events come */
 } EsRunStep;
 
 /*

@@ -36,9 +36,11 @@ PG_FUNCTION_INFO_V1(es_owner_guard);
 void
 es_run_as_begin(EsRunAs *run_as, Oid role)
 {
+	int			restricted = SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION;
+
 	GetUserIdAndSecContext(&run_as->user, &run_as->security_context);
 	run_as->nestlevel = NewGUCNestLevel();
-	SetUserIdAndSecContext(role, run_as->security_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(role, run_as->security_context | restricted);
 }
 
 void

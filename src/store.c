@@ -678,7 +678,8 @@ build_store(StoreEntry *entry, const char *schema_name)
 	store->event = get_relname_relid("event", entry->schema);
 	store->event_position = get_relname_relid("event_position", entry->schema);
 	for (int i = 0; i < ES_DEFINITION_KINDS; i++)
-		store->definition_tables[i] = get_relname_relid(es_definition_table_names[i], entry->schema);
+		store->definition_tables[i] = get_relname_relid(es_definition_table_names[i],
+														entry->schema);
 	return store;
 }
 

@@ -288,7 +288,7 @@ es_subscription_wants_type(EsSubscription *subscription, EsProjection *projectio
 		case ES_SUBSCRIPTION_EXTERNAL:
 			return true;
 		case ES_SUBSCRIPTION_PROJECTION:
-			return es_filter_selects_type(&projection->filter, type) &&
+			return projection && es_filter_selects_type(&projection->filter, type) &&
 				(projection->query || has_handler(&projection->handlers, type));
 		case ES_SUBSCRIPTION_HANDLER:
 		case ES_SUBSCRIPTION_PROCESS_MANAGER:

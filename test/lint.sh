@@ -64,7 +64,7 @@ cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c99 -Isrc -j"$(nproc)" 
 	--enable=warning,performance,portability \
 	--suppress=missingIncludeSystem --suppress=unknownMacro \
 	-D'PG_FUNCTION_INFO_V1(x)=' -DPG_MODULE_MAGIC= -DPGDLLEXPORT= -DPGDLLIMPORT= \
-	-D'pg_attribute_noreturn()=' -D'pg_attribute_printf(a,b)=' -DFLEXIBLE_ARRAY_MEMBER= \
+	-D'pg_attribute_noreturn()=__attribute__((noreturn))' -D'pg_attribute_printf(a,b)=' -DFLEXIBLE_ARRAY_MEMBER= \
 	-D'PG_TRY(x)=' -D'PG_CATCH(x)=' -D'PG_FINALLY(x)=' -D'PG_END_TRY(x)=' \
 	src/*.c || rc=1
 

@@ -30,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "wake.h"
 
 /* One command inserts at most this many events, and about this many bytes. */
 #define INSERT_MAX_EVENTS	1000
@@ -56,6 +57,7 @@ static bool version_fits(int64 expected_version, int64 actual_version);
 static void check_event_ids(const EsNewEvent *events, int nevents);
 static int	compare_ids(const void *a, const void *b);
 static EsNewEvent *read_event_array(ArrayType *array, int *nevents);
+static bool is_same_type(const EsNewEvent *event, const EsNewEvent *other);
 static void insert_batch(EsStore *store, EsEvent *events, int nevents);
 static int	batch_size(const EsEvent *events, int nevents);
 static Size event_size(const EsEvent *event);
@@ -207,6 +209,9 @@ es_append_record(const EsAppend *append, EsStreamHead head)
 		event->nulls[ES_EVENT_CAUSATION_ID] = (append->causation_id == NULL);
 		event->values[ES_EVENT_RECORDED_AT] =
 			TimestampTzGetDatum(new_event->has_recorded_at ? new_event->recorded_at : now);
+		if (i == 0 || !is_same_type(new_event, &append->events[i - 1]))
+			es_wake_for_event(es_event_kind(append->store->schema, new_event->type, append->stream),
+							  es_event_kind_any(append->store->schema));
 	}
 	return recorded;
 }
@@ -442,6 +447,15 @@ insert_batch(EsStore *store, EsEvent *events, int nevents)
 		rethrow_as_conflict(store, events, context);
 	}
 	PG_END_TRY();
+}
+
+static bool
+is_same_type(const EsNewEvent *event, const EsNewEvent *other)
+{
+	Size		length = VARSIZE_ANY_EXHDR(event->type);
+
+	return length == VARSIZE_ANY_EXHDR(other->type) &&
+		memcmp(VARDATA_ANY(event->type), VARDATA_ANY(other->type), length) == 0;
 }
 
 /* How many of the events one command should take. */

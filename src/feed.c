@@ -42,7 +42,6 @@
 #include "wake.h"
 
 static int64 high_water(EsStore *store, bool *by_prepared);
-static int64 last_drawn(EsStore *store);
 static void check_sequence(EsStore *store);
 static void check_filter(FunctionCallInfo fcinfo, int arg, const char *name);
 
@@ -64,11 +63,11 @@ es_feed_register(EsStore *store)
 	if (!store->position_checked)
 		check_sequence(store);
 
-	store->inflight_bound = last_drawn(store);
+	store->inflight_bound = es_feed_last_drawn(store);
 	store->inflight_bound_set = true;
 	es_lock_tag_inflight(&tag, store->event_position, store->inflight_bound);
 	(void) LockAcquire(&tag, ShareLock, false, false);
-	es_wake_workers_at_end();
+	es_wake_for_events_at_end();
 }
 
 bool
@@ -101,6 +100,32 @@ es_feed_high_water(EsStore *store)
 				 errhint("Read the feed on the primary, or read the table of the log itself without its guarantee.")));
 
 	return high_water(store, &by_prepared);
+}
+
+/* Needs no transaction id. */
+int64
+es_feed_last_drawn(EsStore *store)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	FmgrInfo	flinfo = {0};
+	Datum		last;
+
+	/*
+	 * Not "SELECT last_value": the relation's tuple is up to 32 values ahead
+	 * in what it logs, and this function reads what nextval() really gave.
+	 */
+	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = ObjectIdGetDatum(store->event_position);
+	fcinfo->args[0].isnull = false;
+	last = pg_sequence_last_value(fcinfo);
+	if (!fcinfo->isnull)
+		return DatumGetInt64(last);
+
+	/* 18: NULL also for those who may not know */
+	if (pg_class_aclcheck(store->event_position, GetUserId(), ACL_SELECT | ACL_USAGE) !=
+		ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SEQUENCE, get_rel_name(store->event_position));
+	return 0;
 }
 
 bool
@@ -171,7 +196,7 @@ es_read_all(PG_FUNCTION_ARGS)
 static int64
 high_water(EsStore *store, bool *by_prepared)
 {
-	int64		mark = last_drawn(store);	/* first this, then the locks */
+	int64		mark = es_feed_last_drawn(store);	/* first this, then the locks */
 	LockData   *locks = GetLockStatusData();
 
 	*by_prepared = false;
@@ -189,32 +214,6 @@ high_water(EsStore *store, bool *by_prepared)
 	pfree(locks->locks);
 	pfree(locks);
 	return mark;
-}
-
-/* The sequence's last value, 0 before the first draw; needs no transaction id. */
-static int64
-last_drawn(EsStore *store)
-{
-	LOCAL_FCINFO(fcinfo, 1);
-	FmgrInfo	flinfo = {0};
-	Datum		last;
-
-	/*
-	 * Not "SELECT last_value": the relation's tuple is up to 32 values ahead
-	 * in what it logs, and this function reads what nextval() really gave.
-	 */
-	InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = ObjectIdGetDatum(store->event_position);
-	fcinfo->args[0].isnull = false;
-	last = pg_sequence_last_value(fcinfo);
-	if (!fcinfo->isnull)
-		return DatumGetInt64(last);
-
-	/* 18: NULL also for those who may not know */
-	if (pg_class_aclcheck(store->event_position, GetUserId(), ACL_SELECT | ACL_USAGE) !=
-		ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SEQUENCE, get_rel_name(store->event_position));
-	return 0;
 }
 
 /*
@@ -243,7 +242,7 @@ check_sequence(EsStore *store)
 	ReleaseSysCache(tuple);
 
 	last = es_log_last_position(store, GetLatestSnapshot());
-	drawn = last_drawn(store);	/* after the log: it can only have grown since */
+	drawn = es_feed_last_drawn(store);	/* after the log: it can only have grown since */
 	if (last > drawn)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

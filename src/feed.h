@@ -27,6 +27,9 @@ extern int64 es_feed_next_position(EsStore *store);
  */
 extern int64 es_feed_high_water(EsStore *store);
 
+/* The last position that was drawn, by whomsoever; 0: none. */
+extern int64 es_feed_last_drawn(EsStore *store);
+
 /* Whether a prepared transaction is in flight: its end wakes nobody. */
 extern bool es_feed_is_held_by_prepared(EsStore *store);
 

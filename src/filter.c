@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "filter.h"
+#include "stream.h"
 #include "utils/array.h"
 
 static bool has_name(List *names, const char *name, int length);
@@ -34,13 +35,21 @@ es_filter_selects_stream(const EsFilter *filter, const text *stream)
 	if (filter->stream &&
 		(strncmp(filter->stream, name, length) != 0 || filter->stream[length] != '\0'))
 		return false;
-	if (filter->categories != NIL)
-	{
-		const char *dash = memchr(name, '-', length);
+	return filter->categories == NIL ||
+		has_name(filter->categories, name, es_stream_category_length(stream));
+}
 
-		return has_name(filter->categories, name, dash ? (int) (dash - name) : length);
-	}
-	return true;
+bool
+es_filter_selects_category(const EsFilter *filter, const text *stream)
+{
+	const char *name = VARDATA_ANY(stream);
+	int			length = es_stream_category_length(stream);
+
+	if (filter->stream &&
+		(strncmp(filter->stream, name, length) != 0 ||
+		 (filter->stream[length] != '\0' && filter->stream[length] != '-')))
+		return false;
+	return filter->categories == NIL || has_name(filter->categories, name, length);
 }
 
 Datum

@@ -24,6 +24,9 @@ extern bool es_filter_selects(const EsFilter *filter, const text *type, const te
 extern bool es_filter_selects_type(const EsFilter *filter, const text *type);
 extern bool es_filter_selects_stream(const EsFilter *filter, const text *stream);
 
+/* Whether it selects any stream of the category of this one. */
+extern bool es_filter_selects_category(const EsFilter *filter, const text *stream);
+
 /*
  * An argument that is an array of types or categories, as a Datum; 0 for NULL.
  * 22004, 22023 for one that holds NULL or nothing.

@@ -44,6 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "worker_slot.h"
 
 /* A partition that somebody else is at is looked at again after this time. */
 #define LOOK_AGAIN_US	1000000
@@ -100,14 +101,20 @@ struct EsRunner
 	TimestampTz next_schedule;	/* 0: there is none */
 	TimestampTz schedule_looked;	/* when that was found out; 0: never */
 	bool		events_come;	/* the last look for work has read some */
+	bool		alert;			/* es_runner_alert() was called */
+	int64		alert_position; /* nothing was drawn beyond this by then */
 };
 
 /* Looks which units want the events of a range. */
 typedef struct ScanReceiver
 {
 	DestReceiver pub;
+	Oid			schema;
 	Unit	  **units;
 	int			nunits;
+	Unit	  **others;			/* that are not scanned for, but may want an event later */
+	int			nothers;
+	EsEventKind kind;			/* of the last event, in a worker */
 	int64		read;
 	int64		last_read;
 	int			type_length;	/* of the last event */
@@ -132,8 +139,10 @@ static void refresh_unit(EsRunner *runner, EsSubscription *subscription, int par
 static Unit *next_unit(EsRunner *runner, TimestampTz now, bool *more);
 static void find_unit(EsStore *store, Unit *unit);
 static bool lock_unit(EsRunner *runner, EsStore *store, Unit *unit);
-static bool scan_for_work(EsRunner *runner, EsStore *store, bool *capped);
+static bool scan_for_work(EsRunner *runner, EsStore *store, bool *capped, bool *settled);
 static bool receive_scan(TupleTableSlot *slot, DestReceiver *self);
+static void tell_if_unwanted(ScanReceiver *receiver, const text *type, const text *stream);
+static bool wants_kind(const Unit *unit, const text *type, const text *stream);
 static bool is_last_type(const ScanReceiver *receiver, const text *type);
 static void find_wanting(ScanReceiver *receiver, const text *type);
 static bool is_broken(const Unit *unit);
@@ -199,6 +208,7 @@ es_runner(MemoryContext parent, Oid schema, bool foreground)
 	runner->context = context;
 	runner->schema = schema;
 	runner->foreground = foreground;
+	runner->alert = true;
 	ctl.keysize = sizeof(UnitKey);
 	ctl.entrysize = sizeof(Unit);
 	ctl.hcxt = context;
@@ -265,7 +275,7 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 			step->worked = run_unit(runner, store, unit, max_events, step);
 		if (step->worked)
 			break;
-		if (!scan_for_work(runner, store, &capped))
+		if (!scan_for_work(runner, store, &capped, &step->settled))
 		{
 			step->worked = capped;
 			break;
@@ -276,6 +286,12 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
 		step->next_time = next_unit_time;
 	SPI_finish();
+}
+
+void
+es_runner_alert(EsRunner *runner)
+{
+	runner->alert = true;
 }
 
 void
@@ -394,6 +410,7 @@ refresh_units(EsRunner *runner, EsStore *store)
 
 	if (serial == runner->serial)
 		return;
+	es_worker_slot_forget_unwanted();
 	hash_seq_init(&scan, runner->units);
 	while ((unit = hash_seq_search(&scan)) != NULL)
 		unit->defined = false;
@@ -491,9 +508,9 @@ lock_unit(EsRunner *runner, EsStore *store, Unit *unit)
  * when somebody wants one of them now.
  */
 static bool
-scan_for_work(EsRunner *runner, EsStore *store, bool *capped)
+scan_for_work(EsRunner *runner, EsStore *store, bool *capped, bool *settled)
 {
-	ScanReceiver receiver = {0};
+	ScanReceiver receiver = {.schema = runner->schema};
 	EsLogRange	range = {PG_INT64_MAX, 0, PG_INT64_MAX, false};
 	HASH_SEQ_STATUS scan;
 	EsRunAs		run_as;
@@ -501,24 +518,44 @@ scan_for_work(EsRunner *runner, EsStore *store, bool *capped)
 	bool		found = false;
 
 	*capped = false;
+	*settled = true;
 	runner->events_come = false;
 	receiver.units = palloc(hash_get_num_entries(runner->units) * sizeof(Unit *));
+	receiver.others = palloc(hash_get_num_entries(runner->units) * sizeof(Unit *));
 	hash_seq_init(&scan, runner->units);
 	while ((unit = hash_seq_search(&scan)) != NULL)
-		if (!unit->idle && !unit->has_work)
+	{
+		if (unit->idle)
+			continue;
+		if (unit->has_work)
+			receiver.others[receiver.nothers++] = unit;
+		else
 		{
 			receiver.units[receiver.nunits++] = unit;
 			range.first = Min(range.first, unit->scanned_to + 1);
 		}
+	}
 	if (receiver.nunits == 0)
+	{
+		if (receiver.nothers == 0)
+			es_worker_slot_add_unwanted(es_event_kind_any(runner->schema));
 		return false;
+	}
 
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
+	if (runner->alert)
+	{
+		runner->alert_position = es_feed_last_drawn(store);
+		runner->alert = false;
+	}
 	range.last = es_feed_high_water(store);
+	*settled = range.last >= runner->alert_position;
 	if (range.first <= range.last)
 	{
 		for (int i = 0; i < receiver.nunits; i++)
 			find_unit(store, receiver.units[i]);
+		for (int i = 0; i < receiver.nothers; i++)
+			find_unit(store, receiver.others[i]);
 		es_row_receiver_init(&receiver.pub, receive_scan);
 		PushActiveSnapshot(GetLatestSnapshot());
 		es_log_read_feed(store, &range, NULL, NULL, &receiver.pub);
@@ -552,6 +589,8 @@ receive_scan(TupleTableSlot *slot, DestReceiver *self)
 	type = DatumGetTextPP(event.values[ES_EVENT_TYPE]);
 	if (!is_last_type(receiver, type))
 		find_wanting(receiver, type);
+	if (es_worker_slot_is_mine())
+		tell_if_unwanted(receiver, type, DatumGetTextPP(event.values[ES_EVENT_STREAM]));
 	for (int i = 0; i < receiver->nunits && receiver->nwanting > 0; i++)
 	{
 		Unit	   *unit = receiver->units[i];
@@ -569,6 +608,33 @@ receive_scan(TupleTableSlot *slot, DestReceiver *self)
 	}
 	receiver->last_read = position;
 	return ++receiver->read < MAX_SCAN;
+}
+
+/* Let writers know that nobody wants events of a kind. */
+static void
+tell_if_unwanted(ScanReceiver *receiver, const text *type, const text *stream)
+{
+	EsEventKind kind = es_event_kind(receiver->schema, type, stream);
+
+	if (kind == receiver->kind)
+		return;
+	receiver->kind = kind;
+	if (es_worker_slot_knows_unwanted(kind))
+		return;
+	for (int i = 0; i < receiver->nunits; i++)
+		if (wants_kind(receiver->units[i], type, stream))
+			return;
+	for (int i = 0; i < receiver->nothers; i++)
+		if (wants_kind(receiver->others[i], type, stream))
+			return;
+	es_worker_slot_add_unwanted(kind);
+}
+
+static bool
+wants_kind(const Unit *unit, const text *type, const text *stream)
+{
+	return is_broken(unit) ||
+		es_subscription_wants_kind(unit->subscription, unit->projection, type, stream);
 }
 
 /* Mostly the next event's type is that of the one before, or nobody wants it either. */

@@ -27,6 +27,7 @@ typedef struct EsRunStep
 	bool		more;			/* and there is work besides, for another worker */
 	int64		events;			/* that were handled, commands that were dispatched */
 	TimestampTz next_time;		/* not worked: when there is something; 0: when events come */
+	bool		settled;		/* all that was committed before the alert was looked at */
 } EsRunStep;
 
 /*
@@ -37,6 +38,12 @@ typedef struct EsRunStep
  * many as there are.
  */
 extern void es_runner_step(EsRunner *runner, int64 max_events, EsRunStep *step);
+
+/*
+ * What is committed from now on, and that somebody may want, will be told by waking
+ * this worker; what was before may lie beyond the high-water mark for a while.
+ */
+extern void es_runner_alert(EsRunner *runner);
 
 /*
  * Replay the parked events of a subscription that the store runs itself, as far

@@ -17,6 +17,7 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "worker_slot.h"
 
 EsShared   *es_shared_memory = NULL;
 
@@ -88,8 +89,9 @@ initialize(EsShared *shared)
 	SpinLockInit(&shared->mutex);
 	for (int i = 0; i < ES_SHARED_WORKERS; i++)
 	{
-		pg_atomic_init_u32(&shared->workers[i].idle, 0);
-		pg_atomic_init_u32(&shared->workers[i].napping, 0);
+		pg_atomic_init_u32(&shared->workers[i].state, ES_WORKER_BUSY);
+		for (int j = 0; j < ES_SHARED_UNWANTED; j++)
+			pg_atomic_init_u32(&shared->workers[i].unwanted[j], 0);
 	}
 	for (int i = 0; i < ES_SHARED_WAITS; i++)
 		for (int kind = 0; kind < ES_WAIT_FOR_KINDS; kind++)

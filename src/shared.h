@@ -17,6 +17,7 @@
 
 #define ES_SHARED_WORKERS	64	/* of all databases */
 #define ES_SHARED_STOPPED	64
+#define ES_SHARED_UNWANTED	128 /* kinds of events that a worker knows nobody to want */
 #define ES_SHARED_WAITS		16	/* databases share these by their OIDs */
 
 /*
@@ -30,8 +31,8 @@ typedef struct EsWorkerSlot
 	int			number;			/* among the workers of its database */
 	pid_t		pid;
 	Latch	   *latch;
-	pg_atomic_uint32 idle;		/* 1: it found nothing to do and waits to be woken */
-	pg_atomic_uint32 napping;	/* 1: it looks again in a moment, whether it is woken or not */
+	pg_atomic_uint32 state;		/* EsWorkerState */
+	pg_atomic_uint32 unwanted[ES_SHARED_UNWANTED];	/* EsEventKind; 0: free */
 	bool		by_launcher;	/* not by es_start_worker() */
 	bool		stop;			/* it is asked to exit */
 } EsWorkerSlot;

@@ -711,6 +711,7 @@ invalidate_schema(Datum arg, int cacheid, uint32 hashvalue)
 	HASH_SEQ_STATUS scan;
 	StoreEntry *entry;
 
+	es_wake_distrust_workers();
 	hash_seq_init(&scan, stores);
 	while ((entry = hash_seq_search(&scan)) != NULL)
 		if (hashvalue == 0 || hashvalue == entry->schema_hash)
@@ -733,6 +734,7 @@ invalidate_definitions(Datum arg, int cacheid, uint32 hashvalue)
 	HASH_SEQ_STATUS scan;
 	StoreEntry *entry;
 
+	es_wake_distrust_workers();
 	hash_seq_init(&scan, stores);
 	while ((entry = hash_seq_search(&scan)) != NULL)
 		if (entry->store)

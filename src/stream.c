@@ -106,6 +106,16 @@ es_stream_check_name(const text *stream)
 				 errdetail("Names that begin with \"$\" are the store's own.")));
 }
 
+int
+es_stream_category_length(const text *stream)
+{
+	const char *name = VARDATA_ANY(stream);
+	int			length = VARSIZE_ANY_EXHDR(stream);
+	const char *dash = memchr(name, '-', length);
+
+	return dash ? (int) (dash - name) : length;
+}
+
 void
 es_stream_lock(EsStore *store, const text *stream)
 {

@@ -26,6 +26,9 @@ extern void es_stream_init(void);
 /* 22004, 22023 when a name is NULL, empty, too long, or reserved. */
 extern void es_stream_check_name(const text *stream);
 
+/* The bytes of a stream's name that are its category: those before the first '-', or all. */
+extern int	es_stream_category_length(const text *stream);
+
 /*
  * Become the only writer of a stream until the transaction ends.  What other
  * writers committed before is visible to a snapshot that is taken afterwards.

@@ -297,6 +297,15 @@ es_subscription_wants_type(EsSubscription *subscription, EsProjection *projectio
 	return false;
 }
 
+bool
+es_subscription_wants_kind(EsSubscription *subscription, EsProjection *projection,
+						   const text *type, const text *stream)
+{
+	return es_filter_selects_category(&subscription->filter, stream) &&
+		(projection == NULL || es_filter_selects_category(&projection->filter, stream)) &&
+		es_subscription_wants_type(subscription, projection, type);
+}
+
 /*
  * With none at all it is not that nobody wants the event: the functions were
  * dropped, or are not found any more, and the event must wait for them.

@@ -79,13 +79,15 @@ extern int	es_subscription_partition(const EsSubscription *subscription, const t
 
 /*
  * Whether a partition of it gets an event of this type and stream, and whether it
- * gets any of this type.  The projection is that of a projection's subscription,
- * else NULL.  They raise nothing.
+ * gets any of this type, or any of this type in this stream's category.  The
+ * projection is that of a projection's subscription, else NULL.  They raise nothing.
  */
 extern bool es_subscription_wants(EsSubscription *subscription, EsProjection *projection,
 								  int partition, const text *type, const text *stream);
 extern bool es_subscription_wants_type(EsSubscription *subscription, EsProjection *projection,
 									   const text *type);
+extern bool es_subscription_wants_kind(EsSubscription *subscription, EsProjection *projection,
+									   const text *type, const text *stream);
 
 /* Rises with every change of any definition: what was got before is outdated. */
 extern uint64 es_subscriptions_serial(EsStore *store);

@@ -13,7 +13,12 @@
  * two steps on either side.
  *
  * A writer that finds nobody asleep reads a few words of memory, and an idle
- * worker is woken by one writer alone: the others find its flag cleared.
+ * worker is woken by one writer alone: the others find it awake.
+ *
+ * Who has appended only what nobody wants does not wake a worker that knows it
+ * (worker_slot.c).  It knows of definitions, whose changes wake it; it does not
+ * know of functions and types that came since it fell asleep.  A session that
+ * hears of such a change therefore wakes workers in any case the next time.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +37,14 @@
 #define POLL_MS			100
 #define LOOK_AGAIN_MS	1000
 
+/* A transaction remembers so many kinds of its events. */
+#define MAX_NEWS		16
+
 static bool workers_at_end = false;
+static bool events_at_end = false;
+static EsEventNews news[MAX_NEWS];	/* that this transaction brings */
+static int	nnews = 0;
+static bool workers_trusted = false;	/* what they knew when this session woke them last */
 static bool waiters_at_commit = false;
 static EsWaiters *waiting = NULL;	/* in whose count we are */
 static bool wait_begun = false;
@@ -56,6 +68,35 @@ es_wake_workers_at_end(void)
 {
 	(void) es_shared();			/* now: there is no room for surprises at the end */
 	workers_at_end = true;
+}
+
+void
+es_wake_for_events_at_end(void)
+{
+	(void) es_shared();
+	events_at_end = true;
+}
+
+void
+es_wake_for_event(EsEventKind kind, EsEventKind any)
+{
+	for (int i = nnews - 1; i >= 0; i--)
+		if (news[i].kind == kind)
+			return;
+	if (nnews == MAX_NEWS)
+	{
+		workers_at_end = true;
+		return;
+	}
+	news[nnews].kind = kind;
+	news[nnews].any = any;
+	nnews++;
+}
+
+void
+es_wake_distrust_workers(void)
+{
+	workers_trusted = false;
 }
 
 void
@@ -83,6 +124,8 @@ es_wait_begin(EsWaitFor what)
 	waiting = waiters_of_database(what);
 	pg_atomic_fetch_add_u32(&waiting->count, 1);	/* a full barrier */
 	ConditionVariablePrepareToSleep(&waiting->condition);
+	if (what == ES_WAIT_FOR_CHECKPOINTS)
+		(void) es_worker_slot_end_rest(MyDatabaseId);	/* or they would be written late */
 }
 
 void
@@ -121,12 +164,6 @@ es_wake_somebody_waits(void)
 		pg_atomic_read_u32(&waiters_of_database(ES_WAIT_FOR_CHECKPOINTS)->count) > 0;
 }
 
-bool
-es_wake_another_worker(void)
-{
-	return es_worker_slot_wake(MyDatabaseId);
-}
-
 /*
  * Called for every resource owner of a transaction, of a savepoint, or of a
  * portal; those of a transaction that ends all have their locks released
@@ -136,7 +173,7 @@ es_wake_another_worker(void)
 static void
 wake_after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
 {
-	bool		for_events = workers_at_end;
+	bool		for_events = workers_at_end || events_at_end;
 	bool		for_checkpoints = waiters_at_commit;
 
 	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || (!for_events && !for_checkpoints))
@@ -148,10 +185,12 @@ wake_after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, 
 		return;
 	}
 
-	workers_at_end = false;
-	waiters_at_commit = false;
 	if (for_events)
 		wake_for_events();
+	workers_at_end = false;
+	events_at_end = false;
+	nnews = 0;
+	waiters_at_commit = false;
 	if (for_checkpoints && is_commit)
 		wake_waiters(ES_WAIT_FOR_CHECKPOINTS);
 }
@@ -159,9 +198,15 @@ wake_after_locks(ResourceReleasePhase phase, bool is_commit, bool is_top_level, 
 static void
 wake_for_events(void)
 {
-	/* a worker looks again anyway, and so does one that naps */
-	if (!es_worker_slot_is_mine() && !es_worker_slot_is_napping(MyDatabaseId))
-		(void) es_worker_slot_wake(MyDatabaseId);
+	if (es_worker_slot_is_mine())
+		;						/* a worker looks again anyway */
+	else if (workers_at_end || !workers_trusted)
+	{
+		workers_trusted = true;
+		es_worker_slot_wake_for_anything(MyDatabaseId);
+	}
+	else
+		es_worker_slot_wake_for(MyDatabaseId, news, nnews);
 	wake_waiters(ES_WAIT_FOR_EVENTS);
 }
 

@@ -8,17 +8,28 @@
 #ifndef ES_WAKE_H
 #define ES_WAKE_H
 
-#include "storage/latch.h"
+#include "event_kind.h"
 
 extern void es_wake_init(void);
 
 /*
- * This transaction has drawn positions, or changes what there is to do: when it
- * is over, by commit or abort, an idle worker of the database and all who wait
- * for events are woken.  Also when a savepoint's rollback takes it back, since
- * others may have been held back by it.
+ * This transaction changes what there is to do: when it is over, by commit or
+ * abort, a worker of the database and all who wait for events are woken.
  */
 extern void es_wake_workers_at_end(void);
+
+/*
+ * This transaction has drawn positions in a store, given by its schema.  The same,
+ * but a worker that knows nobody to want its events need not be woken.  Also when
+ * a savepoint's rollback takes it back, since others may have been held back by it.
+ */
+extern void es_wake_for_events_at_end(void);
+
+/* Such an event. */
+extern void es_wake_for_event(EsEventKind kind, EsEventKind any);
+
+/* Functions or types have changed, by whomsoever: what workers know may be outdated. */
+extern void es_wake_distrust_workers(void);
 
 /* This transaction moves a checkpoint: at its commit all who wait for that are woken. */
 extern void es_wake_waiters_at_commit(void);
@@ -46,8 +57,5 @@ extern void es_wait_end(void);
 
 /* Whether anybody in this database waits for checkpoints: then they are not written late. */
 extern bool es_wake_somebody_waits(void);
-
-/* Wake an idle worker of this database; false when there is none. */
-extern bool es_wake_another_worker(void);
 
 #endif							/* ES_WAKE_H */

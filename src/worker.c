@@ -9,8 +9,11 @@
  * once more, and sleeps until a writer wakes it, or something is due.
  *
  * It is in nobody's way: after a piece of work it naps, so that busy writers
- * neither wake it at every commit nor are read event by event; and before a
- * piece of work that takes long lets others wait, another worker is woken.
+ * neither wake it at every commit nor are read event by event.  While only events
+ * come that nobody wants it rests: writers know which those are (worker_slot.c),
+ * and the first event of another kind ends the rest.  A worker that is awake
+ * keeps the others asleep; before a piece of work that takes long lets events
+ * wait, another one is woken.
  *
  * What goes wrong in a store stops that store for a while and no other.  run.c
  * deals with the errors of handlers; what arrives here is an error of our own
@@ -57,6 +60,7 @@
 
 #define NAP_AFTER_WORK_MS	2
 #define NAP_WITHOUT_WORK_MS	10
+#define REST_MS				250 /* checkpoints are behind by so much and FLUSH_AFTER_MS */
 #define FLUSH_AFTER_MS		100 /* what is known of partitions is not written later */
 #define PREPARED_POLL_MS	100 /* the end of a prepared transaction wakes nobody */
 #define SLEEP_MS			(60 * 1000) /* events may come by restore or replication */
@@ -95,6 +99,7 @@ typedef struct Pass
 {
 	bool		worked;
 	bool		full;			/* a store has probably more that can be done at once */
+	bool		settled;		/* EsRunStep, of all stores */
 	TimestampTz next_time;		/* when there will be something; DT_NOEND: not before events come */
 } Pass;
 
@@ -120,13 +125,17 @@ static bool begin_in_store(WorkerStore *store);
 static bool lock_schema(Oid schema);
 static void end_in_store(void);
 static void name_store_in_error(void *arg);
-static void wake_another(void);
+static void take_long(void);
+static void begin_watch(void);
+static void end_watch(void);
 static bool flush_stores(bool at_once);
 static bool some_store_is_dirty(void);
+static bool rest(void);
 static void sleep_idle(void);
-static void sleep_until(TimestampTz until);
+static bool sleep_until(TimestampTz until);
+static bool may_sleep_on(void);
+static void alert_runners(void);
 static bool held_by_prepared(void);
-static void nap(long timeout_ms);
 static void wait_for_latch(long timeout_ms);
 static void recover_from_error(void);
 static void pause_store(WorkerStore *store, const ErrorData *error);
@@ -244,7 +253,7 @@ begin_session(void)
 
 	snprintf(name, sizeof(name), "event_sourcing worker %d", order.number + 1);
 	pgstat_report_appname(name);
-	long_step_timeout = RegisterTimeout(USER_TIMEOUT, wake_another);
+	long_step_timeout = RegisterTimeout(USER_TIMEOUT, take_long);
 	ereport(LOG,
 			(errmsg("event_sourcing worker %d started in database \"%s\"", order.number + 1,
 					database_name)));
@@ -273,30 +282,37 @@ stop_worker(const char *reason)
 static void
 work_until_error(void)
 {
-	bool		woken = false;	/* from idleness, and nothing has been done since */
+	bool		woken = false;	/* from its sleep, and nothing has been done since */
+	bool		napped = false; /* for that reason */
 
 	for (;;)
 	{
 		Pass		pass;
 
 		ResetLatch(MyLatch);	/* before looking, or a wake-up is lost */
+		es_worker_slot_set_state(ES_WORKER_AWAKE);
 		attend_to_requests();
 		run_pass(&pass);
 		if (pass.worked)
 		{
-			woken = false;
+			woken = napped = false;
 			(void) flush_stores(es_wake_somebody_waits());
 			if (!pass.full)
-				nap(NAP_AFTER_WORK_MS);
+				wait_for_latch(NAP_AFTER_WORK_MS);
 		}
 		else if (woken)
 		{
 			/* somebody else was faster: let the writers be for a moment */
 			woken = false;
-			nap(NAP_WITHOUT_WORK_MS);
+			napped = true;
+			wait_for_latch(NAP_WITHOUT_WORK_MS);
 		}
-		else if (flush_stores(es_wake_somebody_waits()) || some_store_is_dirty())
-			nap(NAP_WITHOUT_WORK_MS);	/* events come, if only for others */
+		else if (flush_stores(es_wake_somebody_waits()) || some_store_is_dirty() || napped)
+		{
+			/* events come, if only for others */
+			napped = false;
+			woken = rest();
+		}
 		else
 		{
 			sleep_idle();
@@ -331,8 +347,10 @@ run_pass(Pass *pass)
 
 	pass->worked = false;
 	pass->full = false;
+	pass->settled = true;
 	pass->next_time = DT_NOEND;
 
+	begin_watch();
 	refresh_stores();
 	foreach(cell, stores)
 	{
@@ -343,6 +361,7 @@ run_pass(Pass *pass)
 		else
 			run_store(store, pass);
 	}
+	end_watch();
 	pgstat_report_stat(false);
 }
 
@@ -408,11 +427,12 @@ run_store(WorkerStore *store, Pass *pass)
 		{
 			if (step.next_time != 0)
 				pass->next_time = Min(pass->next_time, step.next_time);
+			pass->settled &= step.settled;
 			return;
 		}
 		pass->worked = true;
 		if (step.more)
-			(void) es_wake_another_worker();
+			(void) es_worker_slot_wake_another(MyDatabaseId);
 		else if (step.events < FULL_STEP_EVENTS)
 			return;
 		attend_to_requests();
@@ -431,10 +451,11 @@ run_step(WorkerStore *store, EsRunStep *step)
 		return;
 	}
 
-	enable_timeout_after(long_step_timeout, LONG_STEP_MS);
+	begin_watch();
 	es_runner_step(store->runner, PG_INT64_MAX, step);
-	disable_timeout(long_step_timeout, false);
 	end_in_store();
+	if (es_worker_slot_state() == ES_WORKER_BUSY)
+		es_worker_slot_set_state(ES_WORKER_AWAKE);
 	LockReleaseSession(USER_LOCKMETHOD);	/* advisory locks that a handler left */
 
 	if (!es_runner_is_dirty(store->runner))
@@ -531,11 +552,25 @@ name_store_in_error(void *arg)
 	errcontext("event store \"%s\"", (const char *) arg);
 }
 
-/* In a signal handler, when a step takes long. */
+/* In a signal handler, when a step takes long: others must not rely on us. */
 static void
-wake_another(void)
+take_long(void)
 {
-	(void) es_wake_another_worker();
+	es_worker_slot_make_busy();
+	(void) es_worker_slot_wake_another(MyDatabaseId);
+}
+
+/* From now on until the end of the watch, or the next begin, it is to take no longer. */
+static void
+begin_watch(void)
+{
+	enable_timeout_after(long_step_timeout, LONG_STEP_MS);
+}
+
+static void
+end_watch(void)
+{
+	disable_timeout(long_step_timeout, false);
 }
 
 /* Write down what the runners know, if it is time to.  Whether something was written. */
@@ -556,7 +591,9 @@ flush_stores(bool at_once)
 		store->dirty_since = 0;
 		if (!begin_in_store(store))
 			continue;
+		begin_watch();
 		flushed |= es_runner_flush(store->runner);
+		end_watch();
 		end_in_store();
 	}
 	return flushed;
@@ -573,13 +610,50 @@ some_store_is_dirty(void)
 	return false;
 }
 
+/*
+ * Sleep for as long as events come that nobody wants, looking at them now and
+ * then.  Returns whether a writer has ended that.
+ *
+ * What was committed before we rest may be held back by an event that comes
+ * later and that nobody wants, so that nobody would wake us.  Until all that is
+ * settled, and while somebody waits for checkpoints, we look often.
+ */
+static bool
+rest(void)
+{
+	bool		slept = false;
+	Pass		pass;
+
+	es_worker_slot_set_state(ES_WORKER_RESTING);
+	alert_runners();
+	for (;;)
+	{
+		bool		waited_for = es_wake_somebody_waits();
+		bool		come;
+		int			pause_ms;
+		TimestampTz until;
+
+		run_pass(&pass);
+		if (pass.worked)
+			return false;
+		come = flush_stores(waited_for) || some_store_is_dirty();
+		if (slept && !come)
+			return false;
+		pause_ms = pass.settled && !waited_for ? REST_MS : NAP_WITHOUT_WORK_MS;
+		until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_ms);
+		slept = true;
+		if (!sleep_until(Min(until, pass.next_time)))
+			return es_worker_slot_state() == ES_WORKER_AWAKE;
+	}
+}
+
 /* Sleep until a writer wakes us or something is due; not at all if there is work. */
 static void
 sleep_idle(void)
 {
 	Pass		pass;
 
-	es_worker_slot_set_idle(true);
+	es_worker_slot_set_state(ES_WORKER_IDLE);
 	run_pass(&pass);			/* what came before is found, what comes after wakes us */
 	if (!pass.worked && !some_store_is_dirty())
 	{
@@ -590,29 +664,53 @@ sleep_idle(void)
 		if (held_by_prepared())
 			until = Min(until, TimestampTzPlusMilliseconds(now, PREPARED_POLL_MS));
 		pgstat_report_stat(true);
-		sleep_until(until);
+		(void) sleep_until(until);
 	}
-	es_worker_slot_set_idle(false);
 }
 
 /*
- * The latch alone tells little: a wait for a lock may have reset it, and the
- * alarm of a timeout that was disabled in time sets it.
+ * False when something else than the time has ended the sleep.  The latch alone
+ * tells little: a wait for a lock may have reset it, and the alarm of a timeout
+ * that was disabled in time sets it.
  */
-static void
+static bool
 sleep_until(TimestampTz until)
 {
-	while (es_worker_slot_is_idle() && !es_worker_slot_must_stop() && !ConfigReloadPending)
+	while (may_sleep_on())
 	{
 		long		timeout_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
 		if (timeout_ms == 0)
-			break;
+			return true;
 		wait_for_latch(timeout_ms);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (catchupInterruptPending)
 			ProcessCatchupInterrupt();	/* others may not wait for us to read invalidations */
+	}
+	return false;
+}
+
+static bool
+may_sleep_on(void)
+{
+	EsWorkerState state = es_worker_slot_state();
+
+	return (state == ES_WORKER_RESTING || state == ES_WORKER_IDLE) &&
+		!es_worker_slot_must_stop() && !ConfigReloadPending;
+}
+
+static void
+alert_runners(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, stores)
+	{
+		WorkerStore *store = lfirst(cell);
+
+		if (store->runner)
+			es_runner_alert(store->runner);
 	}
 }
 
@@ -634,15 +732,6 @@ held_by_prepared(void)
 		end_in_store();
 	}
 	return held;
-}
-
-/* Meanwhile nobody need wake another worker for what this one will find. */
-static void
-nap(long timeout_ms)
-{
-	es_worker_slot_set_napping(true);
-	wait_for_latch(timeout_ms);
-	es_worker_slot_set_napping(false);
 }
 
 static void
@@ -677,7 +766,7 @@ recover_from_error(void)
 	LockReleaseSession(USER_LOCKMETHOD);
 	FlushErrorState();
 	running = NULL;
-	es_worker_slot_set_idle(false);
+	es_worker_slot_set_state(ES_WORKER_BUSY);
 	RESUME_INTERRUPTS();
 
 	MemoryContextSwitchTo(worker_context);

@@ -8,6 +8,11 @@
  * and exits.  So the launcher, es_start_worker() and the postmaster, who
  * restarts what has died, need not know of each other.
  *
+ * A worker that rests sleeps through events that nobody wants.  It says which
+ * kinds those are, in a table that writers look at without a lock; each worker has
+ * its own, so that none can put in what another has learned to be wrong.  When a
+ * definition changes, all that rest are woken, and forget.
+ *
  * That a database is stopped is kept apart from the slots, because it must
  * stay true for workers that are just starting.
  *
@@ -21,12 +26,19 @@
 #include "storage/proc.h"
 #include "worker_slot.h"
 
+/* A kind of events is looked for in so many places of the table. */
+#define UNWANTED_NEIGHBOURS 8
+
 static EsWorkerSlot *my_slot = NULL;
 
 static EsWorkerSlot *find_free_slot(EsShared *shared, int number);
 static EsWorkerSlot *find_slot(EsShared *shared, Oid database, int number);
 static EsStoppedDatabase *find_stopped(EsShared *shared, Oid database);
 static void release_slot(int code, Datum arg);
+static bool wake(EsWorkerSlot *slot);
+static bool knows_all_unwanted(EsWorkerSlot *slot, const EsEventNews *news, int nnews);
+static bool knows_unwanted(EsWorkerSlot *slot, EsEventKind kind);
+static pg_atomic_uint32 *unwanted_place(EsWorkerSlot *slot, EsEventKind kind);
 
 bool
 es_worker_slot_claim(int number, bool by_launcher)
@@ -45,8 +57,7 @@ es_worker_slot_claim(int number, bool by_launcher)
 		slot = find_free_slot(shared, number);
 	if (slot)
 	{
-		pg_atomic_write_u32(&slot->idle, 0);
-		pg_atomic_write_u32(&slot->napping, 0);
+		pg_atomic_write_u32(&slot->state, ES_WORKER_AWAKE);
 		slot->database = MyDatabaseId;
 		slot->number = number;
 		slot->pid = MyProcPid;
@@ -60,6 +71,7 @@ es_worker_slot_claim(int number, bool by_launcher)
 	if (slot == NULL)
 		return false;
 	my_slot = slot;
+	es_worker_slot_forget_unwanted();
 	on_shmem_exit(release_slot, (Datum) 0);
 	return true;
 }
@@ -77,42 +89,93 @@ es_worker_slot_must_stop(void)
 }
 
 void
-es_worker_slot_set_idle(bool idle)
+es_worker_slot_set_state(EsWorkerState state)
 {
-	(void) pg_atomic_exchange_u32(&my_slot->idle, idle ? 1 : 0);
+	(void) pg_atomic_exchange_u32(&my_slot->state, state);
 }
 
-bool
-es_worker_slot_is_idle(void)
+EsWorkerState
+es_worker_slot_state(void)
 {
-	return pg_atomic_read_u32(&my_slot->idle) != 0;
+	return (EsWorkerState) pg_atomic_read_u32(&my_slot->state);
 }
 
 void
-es_worker_slot_set_napping(bool napping)
+es_worker_slot_make_busy(void)
 {
-	(void) pg_atomic_exchange_u32(&my_slot->napping, napping ? 1 : 0);
+	es_worker_slot_set_state(ES_WORKER_BUSY);
+}
+
+void
+es_worker_slot_add_unwanted(EsEventKind kind)
+{
+	if (my_slot)
+		pg_atomic_write_u32(unwanted_place(my_slot, kind), kind);
 }
 
 bool
-es_worker_slot_is_napping(Oid database)
+es_worker_slot_knows_unwanted(EsEventKind kind)
+{
+	return my_slot && knows_unwanted(my_slot, kind);
+}
+
+void
+es_worker_slot_forget_unwanted(void)
+{
+	if (my_slot == NULL)
+		return;
+	for (int i = 0; i < ES_SHARED_UNWANTED; i++)
+		pg_atomic_write_u32(&my_slot->unwanted[i], 0);
+	pg_memory_barrier();		/* what is looked for afterwards is not missed by who saw them */
+}
+
+void
+es_worker_slot_wake_for(Oid database, const EsEventNews *news, int nnews)
 {
 	EsShared   *shared = es_shared_memory;
+	EsWorkerSlot *sleeper = NULL;
 
 	if (shared == NULL)
-		return false;
+		return;
 	pg_memory_barrier();
 	for (int i = 0; i < shared->nworkers; i++)
-		if (shared->workers[i].database == database &&
-			pg_atomic_read_u32(&shared->workers[i].napping) != 0)
-			return true;
-	return false;
+	{
+		EsWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->database != database)
+			continue;
+		switch ((EsWorkerState) pg_atomic_read_u32(&slot->state))
+		{
+			case ES_WORKER_BUSY:
+				break;
+			case ES_WORKER_AWAKE:
+				return;
+			case ES_WORKER_RESTING:
+				if (knows_all_unwanted(slot, news, nnews))
+					return;
+				sleeper = slot;
+				break;
+			case ES_WORKER_IDLE:
+				sleeper = slot;
+				break;
+		}
+	}
+	if (sleeper)
+		(void) wake(sleeper);
+}
+
+void
+es_worker_slot_wake_for_anything(Oid database)
+{
+	if (!es_worker_slot_end_rest(database))
+		(void) es_worker_slot_wake_another(database);
 }
 
 bool
-es_worker_slot_wake(Oid database)
+es_worker_slot_end_rest(Oid database)
 {
 	EsShared   *shared = es_shared_memory;
+	bool		awake = false;
 
 	if (shared == NULL)
 		return false;
@@ -120,14 +183,28 @@ es_worker_slot_wake(Oid database)
 	for (int i = 0; i < shared->nworkers; i++)
 	{
 		EsWorkerSlot *slot = &shared->workers[i];
+		uint32		state = pg_atomic_read_u32(&slot->state);
 
-		if (slot->database == database && pg_atomic_read_u32(&slot->idle) != 0 &&
-			pg_atomic_exchange_u32(&slot->idle, 0) != 0)
-		{
-			SetLatch(slot->latch);
-			return true;
-		}
+		if (slot->database != database)
+			continue;
+		if (state == ES_WORKER_AWAKE || (state == ES_WORKER_RESTING && wake(slot)))
+			awake = true;
 	}
+	return awake;
+}
+
+bool
+es_worker_slot_wake_another(Oid database)
+{
+	EsShared   *shared = es_shared_memory;
+
+	if (shared == NULL)
+		return false;
+	pg_memory_barrier();
+	for (int i = 0; i < shared->nworkers; i++)
+		if (shared->workers[i].database == database && &shared->workers[i] != my_slot &&
+			wake(&shared->workers[i]))
+			return true;
 	return false;
 }
 
@@ -291,13 +368,64 @@ release_slot(int code, Datum arg)
 
 	SpinLockAcquire(&shared->mutex);
 	my_slot->database = InvalidOid;
-	pg_atomic_write_u32(&my_slot->idle, 0);
-	pg_atomic_write_u32(&my_slot->napping, 0);
+	pg_atomic_write_u32(&my_slot->state, ES_WORKER_BUSY);
 	while (shared->nworkers > 0 && !OidIsValid(shared->workers[shared->nworkers - 1].database))
 		shared->nworkers--;
 	SpinLockRelease(&shared->mutex);
 	my_slot = NULL;
 
-	(void) es_worker_slot_wake(MyDatabaseId);
+	es_worker_slot_wake_for_anything(MyDatabaseId);
 	es_worker_slot_wake_launcher();
+}
+
+/* Make a worker that sleeps look for work; false when it did not sleep any more. */
+static bool
+wake(EsWorkerSlot *slot)
+{
+	uint32		state = pg_atomic_read_u32(&slot->state);
+
+	do
+	{
+		if (state != ES_WORKER_RESTING && state != ES_WORKER_IDLE)
+			return false;
+	} while (!pg_atomic_compare_exchange_u32(&slot->state, &state, ES_WORKER_AWAKE));
+	SetLatch(slot->latch);
+	return true;
+}
+
+static bool
+knows_all_unwanted(EsWorkerSlot *slot, const EsEventNews *news, int nnews)
+{
+	for (int i = 0; i < nnews; i++)
+		if (!knows_unwanted(slot, news[i].kind) && !knows_unwanted(slot, news[i].any))
+			return false;
+	return true;
+}
+
+static bool
+knows_unwanted(EsWorkerSlot *slot, EsEventKind kind)
+{
+	return pg_atomic_read_u32(unwanted_place(slot, kind)) == kind;
+}
+
+/*
+ * Where a kind is, or else a place where it may be put: a free one, or that of
+ * the first of its neighbours.
+ */
+static pg_atomic_uint32 *
+unwanted_place(EsWorkerSlot *slot, EsEventKind kind)
+{
+	pg_atomic_uint32 *free_place = NULL;
+
+	for (int i = 0; i < UNWANTED_NEIGHBOURS; i++)
+	{
+		pg_atomic_uint32 *place = &slot->unwanted[(kind + i) % ES_SHARED_UNWANTED];
+		EsEventKind there = pg_atomic_read_u32(place);
+
+		if (there == kind)
+			return place;
+		if (there == 0 && free_place == NULL)
+			free_place = place;
+	}
+	return free_place ? free_place : &slot->unwanted[kind % ES_SHARED_UNWANTED];
 }

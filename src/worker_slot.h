@@ -9,6 +9,7 @@
 #define ES_WORKER_SLOT_H
 
 #include "datatype/timestamp.h"
+#include "event_kind.h"
 #include "storage/latch.h"
 
 #define ES_WORKERS_PER_DATABASE 16
@@ -23,22 +24,53 @@ extern bool es_worker_slot_is_mine(void);
 /* Whether this worker is asked to exit. */
 extern bool es_worker_slot_must_stop(void);
 
-/*
- * Say that this worker is going to sleep (a full barrier: what it looks for
- * afterwards cannot have been missed), or not; and whether it still may.
- */
-extern void es_worker_slot_set_idle(bool idle);
-extern bool es_worker_slot_is_idle(void);
+/* What a worker does, as far as those who make work for it must know. */
+typedef enum EsWorkerState
+{
+	ES_WORKER_BUSY,				/* with something that takes long */
+	ES_WORKER_AWAKE,			/* it looks for work in a moment, and then again before it sleeps */
+	ES_WORKER_RESTING,			/* it sleeps for a while; woken for what somebody may want */
+	ES_WORKER_IDLE				/* it sleeps until it is woken */
+} EsWorkerState;
 
 /*
- * Say that this worker looks for work again in a moment, or is about to (a full
- * barrier, as above); and whether one of a database does.
+ * The state of this process as a worker.  Setting it is a full barrier: what it
+ * looks for afterwards cannot have been missed.  Who wakes it makes it awake;
+ * es_worker_slot_make_busy() may be called in signal handlers.
  */
-extern void es_worker_slot_set_napping(bool napping);
-extern bool es_worker_slot_is_napping(Oid database);
+extern void es_worker_slot_set_state(EsWorkerState state);
+extern EsWorkerState es_worker_slot_state(void);
+extern void es_worker_slot_make_busy(void);
 
-/* Wake an idle worker of a database; in signal handlers, too.  False when there is none. */
-extern bool es_worker_slot_wake(Oid database);
+/*
+ * What this worker knows nobody in its database to want, as long as no definition
+ * changes.  It may forget some.  Nothing happens in other processes.
+ */
+extern void es_worker_slot_add_unwanted(EsEventKind kind);
+extern bool es_worker_slot_knows_unwanted(EsEventKind kind);
+extern void es_worker_slot_forget_unwanted(void);
+
+/* An event that somebody may want: its kind, and that of any event of its store. */
+typedef struct EsEventNews
+{
+	EsEventKind any;
+	EsEventKind kind;
+} EsEventNews;
+
+/*
+ * Events of these kinds were committed: wake a worker of a database that sleeps,
+ * unless one is awake, or rests and knows that nobody wants any of them.
+ */
+extern void es_worker_slot_wake_for(Oid database, const EsEventNews *news, int nnews);
+
+/* Anything may have changed: the same, but whoever rests is woken in any case. */
+extern void es_worker_slot_wake_for_anything(Oid database);
+
+/* Wake all workers of a database that rest; false when none does, nor is awake. */
+extern bool es_worker_slot_end_rest(Oid database);
+
+/* Wake another worker of a database that sleeps; in signal handlers, too.  False: there is none. */
+extern bool es_worker_slot_wake_another(Oid database);
 
 /* The process that has a number; 0 when there is none. */
 extern pid_t es_worker_slot_pid(Oid database, int number);

@@ -11,13 +11,15 @@
 #include "event_kind.h"
 #include "stream.h"
 
+static uint32 add_bytes(uint32 hash, const text *name, int length);
+
 EsEventKind
 es_event_kind(Oid schema, const text *type, const text *stream)
 {
 	uint32		hash = es_event_kind_any(schema);
 
-	hash = hash_combine(hash, hash_bytes((const unsigned char *) VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)));
-	hash = hash_combine(hash, hash_bytes((const unsigned char *) VARDATA_ANY(stream), es_stream_category_length(stream)));
+	hash = add_bytes(hash, type, VARSIZE_ANY_EXHDR(type));
+	hash = add_bytes(hash, stream, es_stream_category_length(stream));
 	return hash == 0 ? 1 : hash;
 }
 
@@ -27,4 +29,11 @@ es_event_kind_any(Oid schema)
 	uint32		hash = hash_bytes_uint32(schema);
 
 	return hash == 0 ? 1 : hash;
+}
+
+/* The first bytes of a name. */
+static uint32
+add_bytes(uint32 hash, const text *name, int length)
+{
+	return hash_combine(hash, hash_bytes((const unsigned char *) VARDATA_ANY(name), length));
 }

@@ -16,6 +16,11 @@
 #include "storage/proc.h"
 #include "utils/wait_event.h"
 
+/* 16: VARDATA_ANY() and the like have a header of their own */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* 16: stringToQualifiedNameList() can report errors softly */
 #if PG_VERSION_NUM >= 160000
 #define es_qualified_name_list(string)	stringToQualifiedNameList((string), NULL)

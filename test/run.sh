@@ -17,6 +17,9 @@
 #   REGRESS_OPTIONS   PGOPTIONS of regress and isolation, such as
 #                     "-c debug_discard_caches=1"
 #   VALGRIND=1        leaves tap out; any report counts as a failure
+#   SANITIZE=1        AddressSanitizer and UndefinedBehaviorSanitizer; the same
+#   COVERAGE=1        lists how many lines of each file ran, and leaves those that
+#                     did not in bench/results/coverage.txt; below 90 % of all is a failure
 # and those of server.sh: PG_CONFIG, PG_CONF, MAKE_ARGS, KEEP, TMPDIR, ES_DATA.
 
 set -uo pipefail
@@ -195,9 +198,47 @@ check_valgrind() {
 	fi
 }
 
+check_sanitizer() {
+	heading sanitizer
+	! server_is_up || stop_server
+	if compgen -G "$ES_WORK/sanitizer.*" >/dev/null; then
+		cat "$ES_WORK"/sanitizer.* | head -n 300
+		failed=$((failed + 1))
+	else
+		echo 'no report'
+		passed=$((passed + 1))
+	fi
+}
+
+# What a process has counted is written when it exits; one that is killed loses it.
+check_coverage() {
+	heading coverage
+	! server_is_up || stop_server
+	gcov -o src src/*.c >"$ES_WORK/gcov.log" 2>&1
+	grep -H '^ *#####:' ./*.c.gcov | sed 's/^\.\/\([^:]*\)\.gcov: *#####: */\1:/' >"$ES_RESULTS/coverage.txt"
+	awk '
+		/^File / { file = $2; gsub(/\047/, "", file); own = file ~ /^src\/[a-z_]*\.c$/ }
+		/^Lines executed/ && own {
+			split($2, part, ":")
+			lines[file] = $4; covered[file] = part[2] * $4 / 100; own = 0
+		}
+		END {
+			for (file in lines) {
+				printf "%-28s %5.1f %% of %4d lines\n", file, 100 * covered[file] / lines[file], lines[file] | "sort"
+				all += lines[file]; ran += covered[file]
+			}
+			close("sort")
+			printf "%-28s %5.1f %% of %4d lines\n", "all", 100 * ran / all, all
+			exit !(all > 0 && ran / all >= 0.9)
+		}' "$ES_WORK/gcov.log"
+	if [ "${PIPESTATUS[0]}" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+}
+
 if [ "${1:-}" = --inside ]; then
 	for suite in $(pick_suites); do run_suite "$suite"; done
 	[ "${VALGRIND:-0}" != 1 ] || check_valgrind
+	[ "${SANITIZE:-0}" != 1 ] || check_sanitizer
+	[ "${COVERAGE:-0}" != 1 ] || check_coverage
 	if [ $failed != 0 ]; then
 		heading "end of the server's log"
 		tail -n 30 "$ES_WORK/server.log"

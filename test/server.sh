@@ -15,6 +15,9 @@
 #   MAKE_ARGS   more arguments for make, such as COPT=-O0
 #   WERROR      1: compiler warnings are errors
 #   VALGRIND    1: the server runs under valgrind
+#   SANITIZE    1: the extension is built with AddressSanitizer and
+#               UndefinedBehaviorSanitizer
+#   COVERAGE    1: the extension counts which of its lines run
 #   KEEP        1: do not remove the temporary directory
 #   TMPDIR      where the temporary directory goes (default /tmp)
 #   ES_DATA     directory that may hold traffic_fines.csv.gz, a real event log
@@ -235,8 +238,12 @@ copy_postgres() {
 }
 
 build() {
+	local options=()
+
+	[ "${SANITIZE:-0}" != 1 ] || options=(COPT='-fsanitize=address,undefined -fno-omit-frame-pointer -g')
+	[ "${COVERAGE:-0}" != 1 ] || options=(COPT='--coverage -fprofile-update=atomic')
 	es_make clean >/dev/null 2>&1
-	es_make -j"$(nproc)" all && es_make install DESTDIR="$ES_WORK/pg"
+	es_make -j"$(nproc)" "${options[@]}" all && es_make "${options[@]}" install DESTDIR="$ES_WORK/pg"
 }
 
 make_cluster() {
@@ -252,22 +259,37 @@ make_cluster() {
 		CONF
 }
 
-# From now on every server process runs under valgrind.
+# put_in_front COMMAND: from now on every server is started by that shell command
+put_in_front() {
+	mv "$ES_BIN/postgres" "$ES_BIN/postgres.real" &&
+		cat >"$ES_BIN/postgres" <<-SH && chmod 755 "$ES_BIN/postgres"
+			#!/bin/sh
+			[ "\$1" = -V ] && exec "$ES_BIN/postgres.real" "\$@"
+			$1 "$ES_BIN/postgres.real" "\$@"
+		SH
+}
+
 put_valgrind_in_front() {
 	local suppressions=/dev/null
 
 	[ ! -f "$("$PG_CONFIG" --sharedir)/valgrind.supp" ] ||
 		suppressions=$("$PG_CONFIG" --sharedir)/valgrind.supp
-	mv "$ES_BIN/postgres" "$ES_BIN/postgres.real" &&
-		cat >"$ES_BIN/postgres" <<-SH && chmod 755 "$ES_BIN/postgres"
-			#!/bin/sh
-			[ "\$1" = -V ] && exec "$ES_BIN/postgres.real" "\$@"
-			exec valgrind --quiet --leak-check=no --gen-suppressions=all --trace-children=yes \\
-				--track-origins=yes --read-var-info=no \\
-				--error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END \\
-				--suppressions="$suppressions" --log-file="$ES_WORK/valgrind.%p.log" \\
-				"$ES_BIN/postgres.real" "\$@"
-		SH
+	put_in_front "exec valgrind --quiet --leak-check=no --gen-suppressions=all --trace-children=yes \
+		--track-origins=yes --read-var-info=no \
+		--error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END \
+		--suppressions='$suppressions' --log-file='$ES_WORK/valgrind.%p.log'"
+}
+
+# The server itself is not built for it, so the sanitizer's library is loaded
+# first; with a server that speaks other languages, setlocale() does not survive
+# that.  The server looks at the address of its stack, and frees nothing at exit.
+put_sanitizer_in_front() {
+	local library
+	library=$(gcc -print-file-name=libasan.so)
+	put_in_front "export LD_PRELOAD='$library' \
+		ASAN_OPTIONS='detect_leaks=0:detect_stack_use_after_return=0:log_path=$ES_WORK/sanitizer' \
+		UBSAN_OPTIONS='print_stacktrace=1:log_path=$ES_WORK/sanitizer'
+	exec"
 }
 
 server_is_up() {
@@ -307,6 +329,7 @@ inside() {
 		step "build the extension" build &&
 		step "make a cluster" make_cluster &&
 		{ [ "${VALGRIND:-0}" != 1 ] || put_valgrind_in_front; } &&
+		{ [ "${SANITIZE:-0}" != 1 ] || put_sanitizer_in_front; } &&
 		step "start the server" start_server || return $SETUP_FAILED
 
 	"$@"

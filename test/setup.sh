@@ -22,7 +22,29 @@ wanted_major() {
 	echo "${major:-15}"
 }
 
-# Print the packages that NEED... lacks: build, tap, pgtap, valgrind, tools
+# suite_of MAJOR: Debian's release that has that version; 16 was in none
+suite_of() {
+	case $1 in
+		15) echo bookworm ;;
+		17) echo trixie ;;
+		18) echo forky ;;
+		19) echo experimental ;;
+		*)
+			say "no release of Debian has PostgreSQL $1"
+			return 1
+			;;
+	esac
+}
+
+# debian_mirror: DEBIAN_MIRROR, or the first of the machine's own apt sources
+debian_mirror() {
+	local found
+	found=${DEBIAN_MIRROR:-$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)}
+	[ -n "$found" ] || found=$(sed -n 's/^deb \(\[[^]]*\] \)\?\([^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null | head -n 1)
+	echo "$found"
+}
+
+# Print the packages that NEED... lacks: build, tap, pgtap, valgrind, tools, source, chroot
 missing_packages() {
 	local need major config share
 	config=${PG_CONFIG:-pg_config}
@@ -47,6 +69,19 @@ missing_packages() {
 				have pg_prove || echo libtap-parser-sourcehandler-pgtap-perl
 				;;
 			valgrind) have valgrind || echo valgrind ;;
+			source)
+				have bison || echo bison
+				have flex || echo flex
+				[ -e /usr/include/valgrind/memcheck.h ] || echo valgrind
+				[ -e /usr/include/readline/readline.h ] || echo libreadline-dev
+				[ -e /usr/include/zlib.h ] || echo zlib1g-dev
+				have dpkg-source || echo dpkg-dev
+				;;
+			chroot)
+				have mmdebstrap || echo mmdebstrap
+				have ip || echo iproute2
+				have unshare || echo util-linux
+				;;
 			tools)
 				have clang-format || echo clang-format
 				have clang-tidy || echo clang-tidy

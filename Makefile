@@ -46,7 +46,8 @@ TAP_TESTS := $(if $(PROVE_TESTS),1)
 
 # PGXS is not needed for the developers' goals, may be missing when they start,
 # and does not survive a space in the path; they work in a copy (test/server.sh).
-dev_goals := test demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
+dev_goals := test test-matrix test-assert test-valgrind test-sanitize coverage \
+	demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
 pgxs_goals := $(filter-out $(dev_goals),$(or $(MAKECMDGOALS),all))
 
 .DEFAULT_GOAL := all
@@ -103,6 +104,16 @@ endif
 # it brings its own server and leaves nothing behind.
 test:
 	@bash test/run.sh
+test-matrix:
+	@bash test/matrix.sh
+test-assert:
+	@bash test/assert.sh
+test-valgrind:
+	@VALGRIND=1 bash test/assert.sh
+test-sanitize:
+	@SANITIZE=1 bash test/assert.sh
+coverage:
+	@COVERAGE=1 bash test/run.sh
 demo:
 	@bash examples/demo.sh
 bench:
@@ -115,6 +126,11 @@ help:
 	@echo "make                 build (PG_CONFIG=... picks the server)"
 	@echo "make install         install into that server"
 	@echo "make test            run all tests on a private server; see the head of test/run.sh"
+	@echo "make test-matrix     the same on every major version that Debian has; see test/matrix.sh"
+	@echo "make test-assert     the same on a server with assertions; see test/assert.sh"
+	@echo "make test-valgrind   regression, isolation and pgTAP tests under valgrind on that server"
+	@echo "make test-sanitize   all tests with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make coverage        how many lines of the C code the tests run"
 	@echo "make demo            run the example application on a private server"
 	@echo "make bench           run the benchmarks on a private server; see the head of bench/run.sh"
 	@echo "make bench-size      the same with stores of 1, 10 and (BENCH_SIZE=100) 100 million events"
@@ -125,4 +141,4 @@ help:
 	@echo "make lint            clang-tidy, cppcheck and shellcheck"
 	@echo "make installcheck    run the tests on an installed and running server"
 
-.PHONY: test demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
+.PHONY: test test-matrix test-assert test-valgrind test-sanitize coverage demo bench bench-size bench-age bench-memory bench-profile format format-check lint help

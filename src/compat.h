@@ -14,6 +14,8 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
 #include "utils/wait_event.h"
 
 /* 16: VARDATA_ANY() and the like have a header of their own */
@@ -74,8 +76,11 @@
 #define es_new_wait_event(name)			PG_WAIT_EXTENSION
 #endif
 
-/* 18: index_beginscan() can count for EXPLAIN */
-#if PG_VERSION_NUM >= 180000
+/* 18: index_beginscan() can count for EXPLAIN; 19: scans have flags */
+#if PG_VERSION_NUM >= 190000
+#define es_index_beginscan(table, index, snapshot, nkeys) \
+	index_beginscan((table), (index), (snapshot), NULL, (nkeys), 0, SO_NONE)
+#elif PG_VERSION_NUM >= 180000
 #define es_index_beginscan(table, index, snapshot, nkeys) \
 	index_beginscan((table), (index), (snapshot), NULL, (nkeys), 0)
 #else
@@ -93,6 +98,62 @@
 #define es_executor_run(query, direction, count)	ExecutorRun((query), (direction), (count))
 #else
 #define es_executor_run(query, direction, count)	ExecutorRun((query), (direction), (count), true)
+#endif
+
+#if PG_VERSION_NUM >= 190000
+#define es_table_beginscan(table, snapshot)	table_beginscan((table), (snapshot), 0, NULL, SO_NONE)
+#else
+#define es_table_beginscan(table, snapshot)	table_beginscan((table), (snapshot), 0, NULL)
+#endif
+
+/* 19: cluster.c became repack.c, and its swap of two tables need not rebuild the indexes */
+#if PG_VERSION_NUM >= 190000
+#include "commands/repack.h"
+#define es_finish_heap_swap(old_table, new_table, frozen_xid, min_multi, persistence) \
+	finish_heap_swap((old_table), (new_table), false, false, true, true, true, (frozen_xid), \
+					 (min_multi), (persistence))
+#else
+#include "commands/cluster.h"
+#define es_finish_heap_swap(old_table, new_table, frozen_xid, min_multi, persistence) \
+	finish_heap_swap((old_table), (new_table), false, false, true, true, (frozen_xid), \
+					 (min_multi), (persistence))
+#endif
+
+/* 19: pushJsonbValue() keeps its result in its state */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState EsJsonbState;
+#define es_jsonb_push(state, token, value)	pushJsonbValue((state), (token), (value))
+#else
+typedef struct EsJsonbState
+{
+	JsonbValue *result;			/* when it is complete */
+	JsonbParseState *parse_state;
+} EsJsonbState;
+#define es_jsonb_push(state, token, value) \
+	((state)->result = pushJsonbValue(&(state)->parse_state, (token), (value)))
+#endif
+
+/* 19: a publication can leave tables out */
+#if PG_VERSION_NUM >= 190000
+#define es_relation_publications(relation)	GetRelationIncludedPublications(relation)
+#else
+#define es_relation_publications(relation)	GetRelationPublications(relation)
+#endif
+
+/* 19: errors that are not raised go into a context for them */
+#if PG_VERSION_NUM >= 190000
+#include "nodes/miscnodes.h"
+static inline int32
+es_numeric_int4(Numeric number, bool *failed)
+{
+	ErrorSaveContext context = {.type = T_ErrorSaveContext};
+	int32		result = numeric_int4_safe(number, (Node *) &context);
+
+	*failed = context.error_occurred;
+	return result;
+}
+#else
+#define es_numeric_int4(number, failed)	numeric_int4_opt_error((number), (failed))
 #endif
 
 #endif							/* ES_COMPAT_H */

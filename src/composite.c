@@ -15,6 +15,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "composite.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -28,7 +29,6 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -110,8 +110,8 @@ static char *numeric_string(Numeric value);
 static Datum populate_record(EsComposite *composite, Jsonb *json);
 static void init_populate(EsComposite *composite);
 static Node *call_expr(Oid function, Oid result_type, Oid argument_type, int32 argument_typmod);
-static void push_field(JsonbParseState **state, Field *field, Datum value, bool isnull);
-static void push_converted(JsonbParseState **state, Field *field, Datum value);
+static void push_field(EsJsonbState *state, Field *field, Datum value, bool isnull);
+static void push_converted(EsJsonbState *state, Field *field, Datum value);
 
 EsComposite *
 es_composite(Oid type)
@@ -249,12 +249,11 @@ es_composite_to_jsonb(EsComposite *composite, Datum value)
 	int			natts = composite->tupdesc->natts;
 	Datum	   *values = palloc(natts * sizeof(Datum));
 	bool	   *nulls = palloc(natts * sizeof(bool));
-	JsonbParseState *state = NULL;
-	JsonbValue *result;
+	EsJsonbState state = {0};
 
 	es_composite_deform(value, composite->tupdesc, values, nulls);
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	es_jsonb_push(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < natts; i++)
 	{
 		Field	   *field = &composite->fields[i];
@@ -265,11 +264,11 @@ es_composite_to_jsonb(EsComposite *composite, Datum value)
 		key.type = jbvString;
 		key.val.string.val = (char *) field->name;
 		key.val.string.len = field->name_length;
-		pushJsonbValue(&state, WJB_KEY, &key);
+		es_jsonb_push(&state, WJB_KEY, &key);
 		push_field(&state, field, values[i], nulls[i]);
 	}
-	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(result);
+	es_jsonb_push(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 void
@@ -598,7 +597,7 @@ small_integer(FieldKind kind, Numeric number, Datum *value)
 
 	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, NumericGetDatum(number))) != 0)
 		return false;
-	integer = numeric_int4_opt_error(number, &failed);
+	integer = es_numeric_int4(number, &failed);
 	if (failed || (kind == FIELD_INT2 && (integer < PG_INT16_MIN || integer > PG_INT16_MAX)))
 		return false;
 	if (kind == FIELD_INT2)
@@ -672,14 +671,14 @@ call_expr(Oid function, Oid result_type, Oid argument_type, int32 argument_typmo
 }
 
 static void
-push_field(JsonbParseState **state, Field *field, Datum value, bool isnull)
+push_field(EsJsonbState *state, Field *field, Datum value, bool isnull)
 {
 	JsonbValue	json;
 
 	if (isnull)
 	{
 		json.type = jbvNull;
-		pushJsonbValue(state, WJB_VALUE, &json);
+		es_jsonb_push(state, WJB_VALUE, &json);
 		return;
 	}
 
@@ -729,11 +728,11 @@ push_field(JsonbParseState **state, Field *field, Datum value, bool isnull)
 			push_converted(state, field, value);
 			return;
 	}
-	pushJsonbValue(state, WJB_VALUE, &json);
+	es_jsonb_push(state, WJB_VALUE, &json);
 }
 
 static void
-push_converted(JsonbParseState **state, Field *field, Datum value)
+push_converted(EsJsonbState *state, Field *field, Datum value)
 {
 	Jsonb	   *converted = DatumGetJsonbP(FunctionCall1(&field->to_jsonb, value));
 	JsonbValue	json;
@@ -746,5 +745,5 @@ push_converted(JsonbParseState **state, Field *field, Datum value)
 		json.val.binary.data = &converted->root;
 		json.val.binary.len = VARSIZE(converted) - VARHDRSZ;
 	}
-	pushJsonbValue(state, WJB_VALUE, &json);
+	es_jsonb_push(state, WJB_VALUE, &json);
 }

@@ -166,7 +166,7 @@ scan_table(EsStore *store, const EsDefinitionTable *table, EsDefinitions *set)
 
 	slot = table_slot_create(relation, NULL);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	scan = table_beginscan(relation, snapshot, 0, NULL);
+	scan = es_table_beginscan(relation, snapshot);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		Datum		values[ES_DEFINITION_MAX_COLUMNS];

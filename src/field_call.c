@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "field_call.h"
 #include "funcapi.h"
@@ -64,7 +65,7 @@ es_field_call(Expr *expression, int nargs, const Oid *argtypes, Oid result_type)
 	{
 		TupleDesc	fields = fields_of_type(argtypes[i]);
 
-		call->args[i] = MakeTupleTableSlot(fields, &TTSOpsVirtual);
+		call->args[i] = MakeSingleTupleTableSlot(fields, &TTSOpsVirtual);
 		call->uses[i] = palloc0(fields->natts * sizeof(int));
 	}
 	context.call = call;
@@ -79,7 +80,7 @@ es_field_call(Expr *expression, int nargs, const Oid *argtypes, Oid result_type)
 	if (context.failed)
 		return NULL;
 
-	call->result = MakeTupleTableSlot(tupdesc, &TTSOpsVirtual);
+	call->result = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
 	call->econtext = CreateStandaloneExprContext();
 	call->econtext->ecxt_innertuple = call->args[0];
 	call->econtext->ecxt_outertuple = call->args[1];

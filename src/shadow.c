@@ -32,7 +32,6 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_trigger.h"
-#include "commands/cluster.h"
 #include "commands/tablecmds.h"
 #include "commands/tablespace.h"
 #include "compat.h"
@@ -285,7 +284,7 @@ cannot_swap_trigger(const Trigger *trigger, const char *name)
 static bool
 is_published(Relation target)
 {
-	return GetRelationPublications(RelationGetRelid(target)) != NIL ||
+	return es_relation_publications(RelationGetRelid(target)) != NIL ||
 		GetSchemaPublications(RelationGetNamespace(target)) != NIL ||
 		GetAllTablesPublications() != NIL;
 }
@@ -420,8 +419,8 @@ swap_table(const ShadowTable *table)
 	frozen_xid = form->relfrozenxid;
 	min_multi = form->relminmxid;
 	ReleaseSysCache(tuple);
-	finish_heap_swap(table->target, table->table, false, false, true, true, frozen_xid, min_multi,
-					 RELPERSISTENCE_PERMANENT);
+	es_finish_heap_swap(table->target, table->table, frozen_xid, min_multi,
+						RELPERSISTENCE_PERMANENT);
 
 	/* so that autovacuum comes: superseded versions of rows could not go before the commit */
 	CommandCounterIncrement();

@@ -11,7 +11,7 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(EXTENSIO
 SQL_PARTS = extension.sql event.sql store.sql stream.sql append.sql feed.sql \
 	aggregate.sql dispatch.sql receipt.sql state.sql projection.sql rebuild.sql \
 	subscription.sql consumer.sql process_manager.sql schedule.sql run.sql worker.sql \
-	wait.sql status.sql lint.sql diagram.sql
+	wait.sql status.sql grant.sql lint.sql diagram.sql
 
 # Regression tests that must run first, in this order; the others of sql/
 # follow by name.  "make test REGRESS='a b'" runs only these.

@@ -21,6 +21,7 @@
 #include "errors.h"
 #include "extension.h"
 #include "fmgr.h"
+#include "run_as.h"
 #include "spi_plan.h"
 #include "state_type.h"
 #include "stream.h"
@@ -217,13 +218,17 @@ es_drop_aggregate(PG_FUNCTION_ARGS)
 	EsStore    *store = es_store_current();
 	char	   *name = es_argument_text(fcinfo, 0, "name", true);
 	Datum		values[] = {CStringGetTextDatum(name)};
+	EsRunAs		run_as;
 
 	SPI_connect();
 	if (es_spi_write(store, &delete_plan, values, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("aggregate \"%s\" does not exist", name)));
+	/* state snapshots are the store's own: whoever may delete the aggregate, deletes them */
+	es_run_as_begin(&run_as, es_run_as_store_owner(store));
 	(void) es_spi_write(store, &delete_snapshots_plan, values, NULL);
+	es_run_as_end(&run_as);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -24,8 +24,10 @@
 #include "funcapi.h"
 #include "handling.h"
 #include "log.h"
+#include "miscadmin.h"
 #include "projection.h"
 #include "spi_plan.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -51,6 +53,7 @@ static uint64 append_count = 0;
 static Datum append_events(FunctionCallInfo fcinfo, text *stream, EsNewEvent *events, int nevents,
 						   bool has_expected, int64 expected, const pg_uuid_t *correlation_id,
 						   const pg_uuid_t *causation_id);
+static void require_right_to_append(EsStore *store);
 static bool already_appended(const EsAppend *append, bool has_expected, int64 expected,
 							 EsStreamHead head, EsStreamHead *original);
 static bool version_fits(int64 expected_version, int64 actual_version);
@@ -284,6 +287,8 @@ append_events(FunctionCallInfo fcinfo, text *stream, EsNewEvent *events, int nev
 
 		if (has_expected)
 			es_append_require_version(stream, expected, head.version);
+		if (nevents > 0)
+			require_right_to_append(append.store);
 		recorded = es_append_record(&append, head);
 		es_append_write(append.store, recorded, nevents);
 		if (nevents > 0)
@@ -300,6 +305,20 @@ append_events(FunctionCallInfo fcinfo, text *stream, EsNewEvent *events, int nev
 	values[2] = Int64GetDatum(head.position);
 	nulls[2] = (head.version == 0);
 	return HeapTupleGetDatum(heap_form_tuple(es_extension()->append_result.tupdesc, values, nulls));
+}
+
+/*
+ * EXECUTE on es_append() holds in every store of the database.  What lets a role
+ * append to this one is INSERT on its log as a whole: on its columns, all of
+ * them, is for those who dispatch commands and may record nothing else.
+ */
+static void
+require_right_to_append(EsStore *store)
+{
+	AclResult	result = pg_class_aclcheck(store->event, GetUserId(), ACL_INSERT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(store->event));
 }
 
 /*

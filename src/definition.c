@@ -37,6 +37,8 @@
 static uint64 last_serial = 0;	/* of the sets loaded by this session */
 
 static bool is_current(EsStore *store, EsDefinitionKind kind);
+static bool may_use(EsStore *store, EsDefinitions *set, EsDefinitionKind kind);
+static bool may_read(Oid schema, Oid table);
 static EsDefinitions *load(EsStore *store, const EsDefinitionTable *table);
 static bool scan_table(EsStore *store, const EsDefinitionTable *table, EsDefinitions *set);
 static bool find_columns(Relation relation, const EsDefinitionTable *table, int *attnums);
@@ -51,7 +53,8 @@ es_definitions(EsStore *store, const EsDefinitionTable *table)
 	EsDefinitionKind kind = table->kind;
 	EsDefinitions *set;
 
-	if (store->definitions[kind] && is_current(store, kind))
+	if (store->definitions[kind] && is_current(store, kind) &&
+		may_use(store, store->definitions[kind], kind))
 		return store->definitions[kind];
 
 	/* set first: what arrives while we load makes the next call load again */
@@ -121,6 +124,31 @@ is_current(EsStore *store, EsDefinitionKind kind)
 		store->definitions[kind]->shapes == es_composite_shapes();
 }
 
+/*
+ * What one role has loaded is another's only if that one may read it, and sees
+ * the same.  Policies are taken to depend on the role: a setting that they look
+ * at counts as of the load.
+ */
+static bool
+may_use(EsStore *store, EsDefinitions *set, EsDefinitionKind kind)
+{
+	Oid			user = GetUserId();
+
+	if (set->reader == user)
+		return true;
+	if (set->filtered || !may_read(store->schema, store->definition_tables[kind]))
+		return false;
+	set->reader = user;
+	return true;
+}
+
+static bool
+may_read(Oid schema, Oid table)
+{
+	return es_namespace_aclcheck(schema, GetUserId(), ACL_USAGE) == ACLCHECK_OK &&
+		pg_class_aclcheck(table, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
 static EsDefinitions *
 load(EsStore *store, const EsDefinitionTable *table)
 {
@@ -133,10 +161,15 @@ load(EsStore *store, const EsDefinitionTable *table)
 	set->context = context;
 	set->serial = ++last_serial;
 	set->shapes = es_composite_shapes();
+	set->reader = GetUserId();
 	if (table->begin)
 		table->begin(set);
 	if (!scan_table(store, table, set))
+	{
+		/* a statement of this role: what it gives may be for this role alone */
+		set->filtered = true;
 		select_table(store, table, set);
+	}
 	list_sort(set->list, table->compare);
 
 	/* complete: from here on it belongs to the store */
@@ -191,9 +224,7 @@ find_columns(Relation relation, const EsDefinitionTable *table, int *attnums)
 	TupleDesc	tupdesc = RelationGetDescr(relation);
 
 	if (form->relkind != RELKIND_RELATION || form->relispartition || form->relhassubclass ||
-		form->relrowsecurity ||
-		es_namespace_aclcheck(form->relnamespace, GetUserId(), ACL_USAGE) != ACLCHECK_OK ||
-		pg_class_aclcheck(RelationGetRelid(relation), GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		form->relrowsecurity || !may_read(form->relnamespace, RelationGetRelid(relation)))
 		return false;
 	for (int i = 0; i < table->ncolumns; i++)
 	{

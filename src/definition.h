@@ -18,6 +18,8 @@ typedef struct EsDefinitions
 	MemoryContext context;		/* holds the set */
 	uint64		serial;			/* no other load has it */
 	uint64		shapes;			/* es_composite_shapes() when it was loaded */
+	Oid			reader;			/* the role that used it last, and may read it */
+	bool		filtered;		/* by that role's policies, perhaps: nobody else's */
 	List	   *list;			/* the definitions, in their order */
 } EsDefinitions;
 
@@ -44,8 +46,8 @@ typedef struct EsDefinitionTable
 /*
  * The definitions of a kind, as they are now and not as the transaction's
  * snapshot has them.  What was loaded before is loaded anew after any change
- * of a definition, function, type or schema.  begin and read run in the set's
- * context.  Usable to the end of the transaction.
+ * of a definition, function, type or schema, and for a role that may not read
+ * it or might see other definitions.  begin and read run in the set's context.  Usable to the end of the transaction.
  */
 extern EsDefinitions *es_definitions(EsStore *store, const EsDefinitionTable *table);
 

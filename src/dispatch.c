@@ -497,7 +497,8 @@ execute_command(Dispatch *dispatch)
 		receipt.event_count = append.nevents;
 		es_receipt_write(store, &receipt, now);
 	}
-	if (!es_store_has_row_security(store))
+	/* of what the fold began from, under the role that it began as: a handler may change it */
+	if (!fold->filtered && !es_store_has_row_security(store))
 		es_state_snapshot_write(fold, before.version, now);
 	es_state_keep(fold);
 	return make_result(dispatch->stream, fold->head.version, fold->head.position, events,
@@ -690,6 +691,12 @@ first_result(Dispatch *dispatch, const EsReceipt *receipt)
 	values[2] = Int64GetDatum(receipt->version);
 	es_spi_read(dispatch->store, &read_events_plan, values, NULL, GetLatestSnapshot(), 0);
 	nevents = (int) SPI_processed;
+	if (nevents < receipt->event_count && es_store_has_row_security(dispatch->store))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for the result of command id %s",
+						es_uuid_string(receipt->command_id)),
+				 errdetail("Row security hides events of it from this role.")));
 	events = palloc((nevents + 1) * sizeof(EsEvent));
 	slot = MakeSingleTupleTableSlot(SPI_tuptable->tupdesc, &TTSOpsHeapTuple);
 	for (int i = 0; i < nevents; i++)

@@ -27,6 +27,7 @@ struct EsFold
 	text	   *stream;
 	EsStreamHead head;			/* what the state is folded to */
 	EsFoldState state;
+	bool		filtered;		/* by policies, perhaps: for this caller alone */
 	EsFoldVisit visit;			/* NULL: none */
 	void	   *visit_arg;
 

@@ -518,8 +518,10 @@ is_index_on(Relation index, const KeyColumn *columns, int ncolumns)
 
 /*
  * The rights on the table and its schema, as a statement needs them.  Whoever
- * has them on single columns only is left to the statement.  To insert asks for
- * the right to read, too: an error's detail then may show the row.
+ * may read single columns only is left to the statement; to insert into all
+ * columns one by one is what es_grant() lets those do who dispatch and may not
+ * append (append.c).  To insert asks for the right to read, too: an error's
+ * detail then may show the row.
  */
 static void
 look_up_rights(EsStore *store, EsLogShape *shape)
@@ -531,7 +533,8 @@ look_up_rights(EsStore *store, EsLogShape *shape)
 	shape->may_read = es_namespace_aclcheck(store->schema, user, ACL_USAGE) == ACLCHECK_OK &&
 		pg_class_aclcheck(store->event, user, ACL_SELECT) == ACLCHECK_OK;
 	shape->may_insert = shape->may_read &&
-		pg_class_aclcheck(store->event, user, ACL_INSERT) == ACLCHECK_OK;
+		(pg_class_aclcheck(store->event, user, ACL_INSERT) == ACLCHECK_OK ||
+		 pg_attribute_aclcheck_all(store->event, user, ACL_INSERT, ACLMASK_ALL) == ACLCHECK_OK);
 }
 
 /*

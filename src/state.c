@@ -53,7 +53,8 @@ es_state_load(EsStore *store, EsAggregate *aggregate, text *stream, int64 to_ver
 	Datum		state;
 
 	/* what one role may see is not what another may: fold it all */
-	if (!es_store_has_row_security(store))
+	fold->filtered = es_store_has_row_security(store);
+	if (!fold->filtered)
 	{
 		if (es_state_cache_get(aggregate, stream, &head, &state) && head.version <= to_version)
 		{
@@ -77,7 +78,8 @@ es_state_load(EsStore *store, EsAggregate *aggregate, text *stream, int64 to_ver
 void
 es_state_keep(EsFold *fold)
 {
-	if (fold->head.version > 0 && !es_store_has_row_security(fold->store))
+	/* a handler may have changed the role since */
+	if (fold->head.version > 0 && !fold->filtered && !es_store_has_row_security(fold->store))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(fold->event_context);
 

@@ -9,10 +9,20 @@
  * which is how its events are kept, too; one that does not come back from JSON
  * as it went in is not written.
  *
+ * The table is the store's own, read and written as its owner.  Whoever could
+ * write it could forge the states that commands are decided on, and whoever
+ * could read it would see what policies on the log hide; so nobody else needs a
+ * right to it.  What a caller gets out of it is what a fold of theirs would have
+ * given: the fold goes on from it, by reading the log as the caller, and where
+ * policies apply to the caller it is not used.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "composite.h"
@@ -20,12 +30,14 @@
 #include "fmgr.h"
 #include "spi_plan.h"
 #include "log.h"
+#include "run_as.h"
 #include "state_snapshot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 static const EsPlanSpec read_plan = {
 	"SELECT version::pg_catalog.int8, position::pg_catalog.int8, state::pg_catalog.jsonb FROM @store@.snapshot"
@@ -54,7 +66,8 @@ static const EsPlanSpec write_plan = {
 	{TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, JSONBOID, TIMESTAMPTZOID},
 };
 
-static bool may(EsStore *store, AclMode privileges);
+static bool read_as_owner(EsStore *store, const EsPlanSpec *plan, Datum *values);
+static bool begin_as_owner(EsRunAs *run_as, EsStore *store, AclMode privileges);
 static bool survives(EsAggregate *aggregate, Datum state, Jsonb *json);
 
 bool
@@ -64,16 +77,16 @@ es_state_snapshot_use(EsFold *fold, int64 to_version)
 	Datum		values[4];
 	bool		found;
 
-	/* most streams are too short to have one */
+	/* most streams are too short to have one; this reads the log as the caller */
 	if (!es_log_reaches(fold->store, fold->stream, aggregate->snapshot_every,
-						GetActiveSnapshot()) ||
-		!may(fold->store, ACL_SELECT))
+						GetActiveSnapshot()))
 		return false;
 
 	/* many have none: do not compute a fingerprint for them */
 	values[0] = PointerGetDatum(fold->stream);
 	values[1] = CStringGetTextDatum(aggregate->name);
-	es_spi_read(fold->store, &exists_plan, values, NULL, GetActiveSnapshot(), 1);
+	if (!read_as_owner(fold->store, &exists_plan, values))
+		return false;
 	found = (SPI_processed > 0);
 	SPI_freetuptable(SPI_tuptable);
 	if (!found)
@@ -81,7 +94,8 @@ es_state_snapshot_use(EsFold *fold, int64 to_version)
 
 	values[2] = Int64GetDatum(to_version);
 	values[3] = CStringGetTextDatum(es_fingerprint(aggregate));
-	es_spi_read(fold->store, &read_plan, values, NULL, GetActiveSnapshot(), 1);
+	if (!read_as_owner(fold->store, &read_plan, values))
+		return false;
 	found = (SPI_processed > 0);
 	if (found)
 	{
@@ -112,9 +126,9 @@ es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now)
 	Datum		state;
 	Jsonb	   *json;
 	Datum		values[7];
+	EsRunAs		run_as;
 
-	if (every == 0 || fold->head.version / every == since_version / every ||
-		!may(fold->store, ACL_SELECT | ACL_INSERT | ACL_UPDATE))
+	if (every == 0 || fold->head.version / every == since_version / every)
 		return;
 
 	state = es_fold_state(fold);
@@ -133,17 +147,49 @@ es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now)
 	values[4] = CStringGetTextDatum(es_fingerprint(aggregate));
 	values[5] = JsonbPGetDatum(json);
 	values[6] = TimestampTzGetDatum(now);
-	(void) es_spi_write(fold->store, &write_plan, values, NULL);
+	if (begin_as_owner(&run_as, fold->store, ACL_SELECT | ACL_INSERT | ACL_UPDATE))
+	{
+		(void) es_spi_write(fold->store, &write_plan, values, NULL);
+		es_run_as_end(&run_as);
+	}
 }
 
-/* Whoever may read and append need not be allowed to use and keep state snapshots. */
+/* Only the reading: the input functions of the state's types are run by the caller. */
 static bool
-may(EsStore *store, AclMode privileges)
+read_as_owner(EsStore *store, const EsPlanSpec *plan, Datum *values)
 {
-	Oid			table = get_relname_relid("snapshot", store->schema);
+	EsRunAs		run_as;
 
-	return OidIsValid(table) &&
-		pg_class_aclmask(table, GetUserId(), privileges, ACLMASK_ALL) == privileges;
+	if (!begin_as_owner(&run_as, store, ACL_SELECT))
+		return false;
+	es_spi_read(store, plan, values, NULL, GetActiveSnapshot(), 1);
+	es_run_as_end(&run_as);
+	return true;
+}
+
+/*
+ * Go on as the store's owner.  False, to do without state snapshots, where the
+ * table is somebody else's, whose triggers would run with the owner's rights, or
+ * where the owner has given up the right to it.
+ */
+static bool
+begin_as_owner(EsRunAs *run_as, EsStore *store, AclMode privileges)
+{
+	Oid			owner = es_run_as_store_owner(store);
+	Oid			table = get_relname_relid("snapshot", store->schema);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	bool		same_owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	same_owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner == owner;
+	ReleaseSysCache(tuple);
+	if (!same_owner ||
+		es_namespace_aclcheck(store->schema, owner, ACL_USAGE) != ACLCHECK_OK ||
+		pg_class_aclmask(table, owner, privileges, ACLMASK_ALL) != privileges)
+		return false;
+	es_run_as_begin(run_as, owner);
+	return true;
 }
 
 /* Does the state come back from JSON as it went in? */

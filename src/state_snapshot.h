@@ -19,8 +19,9 @@ extern bool es_state_snapshot_use(EsFold *fold, int64 to_version);
 
 /*
  * Write the fold's state as the stream's state snapshot if the fold has passed
- * a multiple of the aggregate's snapshot_every since a version.  Does nothing
- * where the caller may not write to the table.  Connected to SPI.
+ * a multiple of the aggregate's snapshot_every since a version.  Written as the
+ * store's owner, so only for a caller to whom no policies of the log apply.
+ * Connected to SPI.
  */
 extern void es_state_snapshot_write(EsFold *fold, int64 since_version, TimestampTz now);
 

@@ -291,6 +291,7 @@ static void invalidate_relation(Datum arg, Oid relid);
 static void forbid_at_abort(XactEvent event, void *arg);
 static void forbid_at_subabort(SubXactEvent event, SubTransactionId mysubid,
 							   SubTransactionId parentsubid, void *arg);
+static char *grants_of_missing_relations(const char *schema_name);
 static void make_store(const char *schema_name);
 static void catch_up_sequence(const char *store_name, Oid schema);
 
@@ -453,12 +454,16 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 {
 	const char *schema_name = PG_ARGISNULL(0) ? es_store_setting : NameStr(*PG_GETARG_NAME(0));
 	Oid			schema = get_namespace_oid(schema_name, true);
+	char	   *grants;
 
 	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("event", schema)))
 		no_store(schema_name);
 
 	SPI_connect();
+	grants = grants_of_missing_relations(schema_name);
 	make_store(schema_name);
+	if (grants && SPI_execute(grants, false, 0) < 0)
+		elog(ERROR, "could not grant privileges on new tables");
 	SPI_finish();
 
 	PG_RETURN_VOID();
@@ -781,6 +786,38 @@ forbid_at_subabort(SubXactEvent event, SubTransactionId mysubid,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		permitted_insert = InvalidOid;
+}
+
+/*
+ * What makes the privileges of es_grant() hold for the tables that an older
+ * store has not yet, or NULL.  Before they are made: then a role that lacks
+ * nothing but these still has its privilege.
+ */
+static char *
+grants_of_missing_relations(const char *schema_name)
+{
+	char	   *sql = es_store_sql("SELECT pg_catalog.string_agg(DISTINCT"
+							 "	pg_catalog.format('GRANT %s TO %I', p.what, r.rolname), ';')"
+							 " FROM pg_catalog.pg_roles r"
+							 " CROSS JOIN LATERAL pg_catalog.unnest(@extension@.es_privileges($1, r.oid)) AS h (privilege)"
+							 " JOIN @extension@.es_privilege_part($1) p ON p.privilege OPERATOR(pg_catalog.=) h.privilege"
+							 " WHERE r.oid OPERATOR(pg_catalog.=) ANY"
+							 "	(SELECT a.grantee FROM pg_catalog.pg_namespace n"
+							 "	 CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a"
+							 "	 WHERE n.nspname OPERATOR(pg_catalog.=) $1)"
+							 " AND p.kind OPERATOR(pg_catalog.=) ANY ('{table,sequence}') AND NOT EXISTS"
+							 "	(SELECT FROM pg_catalog.pg_class c"
+							 "	 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
+							 "	 WHERE n.nspname OPERATOR(pg_catalog.=) $1"
+							 "	 AND c.relname OPERATOR(pg_catalog.=) p.object)",
+							 NULL);
+	Oid			argtypes[] = {NAMEOID};
+	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(schema_name))};
+
+	if (SPI_execute_with_args(sql, 1, argtypes, values, NULL, true, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not read the privileges of store %s", schema_name);
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
 /* Bring the store in this schema to the version at hand, from nothing or from any older one. */

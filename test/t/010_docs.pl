@@ -23,7 +23,8 @@ use Test::More;
 
 my $root = abs_path(dirname(__FILE__) . '/../..');
 my @files = grep { -f "$root/$_" }
-  qw(README.md docs/concepts.md docs/guide.md docs/reference.md docs/design.md);
+  qw(README.md docs/concepts.md docs/guide.md docs/reference.md docs/privileges.md
+	  docs/design.md);
 @files = split ' ', $ENV{ES_DOCS} if $ENV{ES_DOCS};
 
 my $node = PostgreSQL::Test::Cluster->new('docs');

@@ -265,6 +265,7 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 static void
 run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
 {
+	TimestampTz due_by = runner->foreground ? runner->began : now;
 	bool		dispatched;
 
 	/* while events come all the time, it is not asked about each time, but soon again */
@@ -277,7 +278,8 @@ run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
 	}
 
 	/* es_run() does what was due when it began: what recurs faster would keep it for ever */
-	if (es_schedule_run_due(store, runner->foreground ? runner->began : now, runner->foreground, &dispatched, &runner->next_schedule))
+	if (es_schedule_run_due(store, due_by, runner->foreground, &dispatched,
+							&runner->next_schedule))
 	{
 		runner->after_schedule = true;
 		step->worked = true;

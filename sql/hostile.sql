@@ -208,6 +208,33 @@ DROP EXTENSION event_sourcing CASCADE;
 CREATE EXTENSION event_sourcing SCHEMA public;
 \echo :LAST_ERROR_SQLSTATE
 
+-- In a schema full of operators that fit better than PostgreSQL's, where those need
+-- a cast, none of them gets into an object of the extension.
+CREATE SCHEMA trapped;
+DO $$
+DECLARE
+	types CONSTANT pg_catalog.text[] := '{text,name,int8,int4,int2,oid,regtype,bool,jsonb}';
+	one pg_catalog.text;
+	other pg_catalog.text;
+	operator pg_catalog.text;
+BEGIN
+	FOREACH one IN ARRAY types LOOP
+		FOREACH other IN ARRAY types LOOP
+			EXECUTE pg_catalog.format('CREATE FUNCTION trapped.trap(pg_catalog.%I, pg_catalog.%I) RETURNS pg_catalog.bool LANGUAGE plpgsql AS $f$ BEGIN RETURN public.spring(); END $f$', one, other);
+			FOREACH operator IN ARRAY '{=,<>,<,>,<=,>=,||,|,&,<<,>>,+,-,~,^@}'::pg_catalog.text[] LOOP
+				EXECUTE pg_catalog.format('CREATE OPERATOR trapped.%s (FUNCTION = trapped.trap, LEFTARG = pg_catalog.%I, RIGHTARG = pg_catalog.%I)', operator, one, other);
+			END LOOP;
+		END LOOP;
+	END LOOP;
+END $$;
+SET search_path = pg_catalog;
+CREATE EXTENSION event_sourcing SCHEMA trapped;
+SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS object, pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) AS uses
+FROM pg_depend d
+WHERE (d.refclassid = 'pg_operator'::regclass AND d.refobjid IN (SELECT o.oid FROM pg_operator o WHERE o.oprnamespace = 'trapped'::regnamespace)
+	OR d.refclassid = 'pg_proc'::regclass AND d.refobjid IN (SELECT p.oid FROM pg_proc p WHERE p.proname = 'trap'))
+	AND d.classid NOT IN ('pg_operator'::regclass, 'pg_proc'::regclass);
+
 \c :home
 DROP DATABASE event_sourcing_hostile;
 

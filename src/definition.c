@@ -25,6 +25,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "retired.h"
+#include "run_as.h"
 #include "spi_plan.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -243,13 +244,26 @@ find_columns(Relation relation, const EsDefinitionTable *table, int *attnums)
 	return true;
 }
 
+/*
+ * A table that is not as we made it may have anything behind its name, such as a
+ * column whose type comes with a cast function.  It does not get the rights of a
+ * worker or of a superuser: whoever has those of the store's owner reads as the
+ * store's owner.
+ */
 static void
 select_table(EsStore *store, const EsDefinitionTable *table, EsDefinitions *set)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	Oid			owner = es_run_as_store_owner(store);
+	bool		as_owner = owner != GetUserId() && has_privs_of_role(GetUserId(), owner);
+	EsRunAs		run_as;
 
 	SPI_connect();
+	if (as_owner)
+		es_run_as_begin(&run_as, owner);
 	es_spi_read(store, select_plan(table), NULL, NULL, GetLatestSnapshot(), 0);
+	if (as_owner)
+		es_run_as_end(&run_as);
 	MemoryContextSwitchTo(caller);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{

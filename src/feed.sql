@@ -18,7 +18,7 @@ COMMENT ON FUNCTION es_category(text) IS 'category of a stream: its name up to t
 
 CREATE VIEW es_inflight AS
 	SELECT l.pid, p.gid AS prepared, COALESCE(a.xact_start, p.prepared) AS since,
-		   l.objid::bigint | ((l.objsubid::bigint & 65535) << 32) AS lower_bound
+		   l.objid::bigint | ((l.objsubid::bigint & 65535::bigint) << 32) AS lower_bound
 	FROM pg_catalog.pg_locks l
 	LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 	LEFT JOIN pg_catalog.pg_locks x

@@ -31,7 +31,7 @@ BEGIN
 		 SELECT ''projection'', p.name::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.handler, p.mode,
 				p.targets, p.types, p.categories, p.paused_at, p.search_path
 		 FROM %1$I.projection p',
-		@extschema@.es_current_store());
+		@extschema@.es_inspected_store());
 END $$;
 COMMENT ON FUNCTION es_definition() IS 'definitions of the current store; for es_lint() and es_diagram()';
 
@@ -81,7 +81,7 @@ CREATE FUNCTION es_event_type() RETURNS TABLE (aggregate text, type text, catego
 AS $$
 #variable_conflict use_column
 DECLARE
-	store CONSTANT name := @extschema@.es_current_store();
+	store CONSTANT name := @extschema@.es_inspected_store();
 	prefix text;
 BEGIN
 	-- what execute functions say they return

@@ -49,7 +49,7 @@ struct EsProcessManager
 	EsSubscription *subscription;
 	Oid			state_type;
 	EsComposite *composite;		/* of the state; NULL: jsonb */
-	Datum		initial_state;
+	Datum		initial_state;	/* 0: not read yet */
 	EsOverloads handle;
 	EsOverloads apply;
 	EsFunctionScope *refused;
@@ -232,8 +232,6 @@ es_process_manager(EsSubscription *subscription)
 				 errhint("Create the type again, or drop the process manager with es_drop_subscription().")));
 	if (manager->state_type != JSONBOID)
 		manager->composite = es_composite(manager->state_type);
-	manager->initial_state = es_state_type_initial(manager->state_type,
-												   subscription->initial_state);
 	schema = es_state_type_schema(manager->state_type);
 	find_overloads(manager, &manager->handle, subscription->handle_function, schema);
 	find_overloads(manager, &manager->apply, subscription->apply_function, schema);
@@ -326,6 +324,25 @@ read_route(Datum value, Route *route)
 	return false;
 }
 
+/*
+ * The state of a new instance.  Reading it may call functions, of a domain for
+ * one: only where an event is handled is the current user the definition's owner.
+ */
+static Datum
+initial_state(EsProcessManager *manager)
+{
+	MemoryContext caller;
+
+	if (manager->initial_state == (Datum) 0)
+	{
+		caller = MemoryContextSwitchTo(manager->subscription->context);
+		manager->initial_state = es_state_type_initial(manager->state_type,
+													   manager->subscription->initial_state);
+		MemoryContextSwitchTo(caller);
+	}
+	return manager->initial_state;
+}
+
 static void
 handle_route(EsStore *store, EsProcessManager *manager, const Route *route, const EsEvent *event)
 {
@@ -333,7 +350,7 @@ handle_route(EsStore *store, EsProcessManager *manager, const Route *route, cons
 	const char *name = manager->subscription->name;
 	EsOverload *handle = es_overload(&manager->handle, type);
 	EsOverload *apply = es_overload(&manager->apply, type);
-	Datum		state = manager->initial_state;
+	Datum		state = initial_state(manager);
 	bool		exists = find_instance(store, manager, route->id, &state);
 	Values		commands = {0};
 

@@ -16,9 +16,9 @@
  * emptied and filled in place under the locks: batches wait, and readers still
  * see the old rows until the end.
  *
- * The log and the store's tables are read and written as the store's owner, and
- * an async projection's code and targets are its own owner's business, whoever
- * called.
+ * A projection's code and targets are its owner's business, whoever called: a
+ * superuser who rebuilds does not lend his rights to it.  For an async one the log
+ * and the store's tables are read and written as the store's owner.
  *
  * Locks, in this order: the projection, the partitions, the targets.
  *
@@ -126,6 +126,7 @@ static int64 shown_position(const LockData *locks, EsStore *store, int pid);
 static void require_targets(const EsProjection *projection);
 static void empty_targets(const EsProjection *projection);
 static void begin_replay(Replay *replay, EsStore *store, EsProjection *projection);
+static Oid	code_owner(EsStore *store, const EsProjection *projection);
 static void run_replay(Replay *replay, int64 upto);
 static void end_replay(Replay *replay);
 static bool receive_history(TupleTableSlot *slot, DestReceiver *self);
@@ -362,10 +363,8 @@ begin_replay(Replay *replay, EsStore *store, EsProjection *projection)
 	replay->store = store;
 	replay->projection = projection;
 	if (projection->async)
-	{
 		replay->reader = es_run_as_store_owner(store);
-		replay->owner = es_run_as_definition_owner(store, projection->owner);
-	}
+	replay->owner = code_owner(store, projection);
 	replay->error_context = error_context_stack;
 	replay->event_context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing replay",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -373,6 +372,18 @@ begin_replay(Replay *replay, EsStore *store, EsProjection *projection)
 	rebuild_tag(&tag, store, projection);
 	(void) LockAcquire(&tag, ShareLock, false, false);
 	show(replay, 0);
+}
+
+/*
+ * As whom a projection's code is run and its targets are written.  An inline one
+ * of one's own is run as an append runs it.
+ */
+static Oid
+code_owner(EsStore *store, const EsProjection *projection)
+{
+	Oid			owner = es_run_as_definition_owner(store, projection->owner);
+
+	return !projection->async && owner == GetUserId() ? InvalidOid : owner;
 }
 
 static void

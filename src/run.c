@@ -94,6 +94,8 @@ struct EsRunner
 	MemoryContext context;
 	Oid			schema;
 	bool		foreground;
+	TimestampTz began;
+	bool		after_schedule; /* the last step has dispatched a scheduled command */
 	uint64		serial;			/* of the definitions that units were made of */
 	HTAB	   *units;
 	uint64		turns;
@@ -132,6 +134,9 @@ typedef struct OneReceiver
 } OneReceiver;
 
 static void run_step(EsRunner *runner, int64 max_events, EsRunStep *step);
+static void run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step);
+static void run_events(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events,
+					   EsRunStep *step);
 static void begin_running(void);
 static void require_read_committed(void);
 static void refresh_units(EsRunner *runner, EsStore *store);
@@ -208,6 +213,7 @@ es_runner(MemoryContext parent, Oid schema, bool foreground)
 	runner->context = context;
 	runner->schema = schema;
 	runner->foreground = foreground;
+	runner->began = GetCurrentTimestamp();
 	runner->alert = true;
 	ctl.keysize = sizeof(UnitKey);
 	ctl.entrysize = sizeof(Unit);
@@ -238,11 +244,8 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 {
 	EsStore    *store = es_store_of_schema(runner->schema);
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next_schedule = 0;
 	TimestampTz next_unit_time;
-	Unit	   *unit;
-	bool		dispatched;
-	bool		capped;
+	bool		events_first = runner->after_schedule;
 
 	memset(step, 0, sizeof(*step));
 	runner->steps++;
@@ -252,23 +255,57 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	SPI_connect();
 	refresh_units(runner, store);
 
+	/* in turns: a schedule that is always due does not keep events waiting, nor they it */
+	runner->after_schedule = false;
+	if (events_first)
+		run_events(runner, store, now, max_events, step);
+	if (!step->worked)
+		run_schedule(runner, store, now, step);
+	if (!step->worked && !events_first)
+		run_events(runner, store, now, max_events, step);
+
+	next_unit_time = next_look(runner);
+	step->next_time = runner->next_schedule;
+	if (next_unit_time != 0 && (step->next_time == 0 || next_unit_time < step->next_time))
+		step->next_time = next_unit_time;
+	SPI_finish();
+}
+
+/* Dispatch a scheduled command that is due. */
+static void
+run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
+{
+	TimestampTz due_by = runner->foreground ? runner->began : now;
+	bool		dispatched;
+
 	/* while events come all the time, it is not asked about each time, but soon again */
-	next_schedule = runner->next_schedule;
 	if (runner->events_come && !runner->foreground &&
 		now < runner->schedule_looked + SCHEDULE_LOOK_US &&
-		(next_schedule == 0 || next_schedule > now))
-		next_schedule = runner->schedule_looked + SCHEDULE_LOOK_US;
-	else
+		(runner->next_schedule == 0 || runner->next_schedule > now))
 	{
-		if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
-		{
-			step->worked = true;
-			step->more = true;
-			step->events = dispatched ? 1 : 0;
-		}
-		runner->schedule_looked = step->worked ? 0 : now;
-		runner->next_schedule = next_schedule;
+		runner->next_schedule = runner->schedule_looked + SCHEDULE_LOOK_US;
+		return;
 	}
+
+	/* es_run() does what was due when it began: what recurs faster would keep it for ever */
+	if (es_schedule_run_due(store, due_by, runner->foreground, &dispatched,
+							&runner->next_schedule))
+	{
+		runner->after_schedule = true;
+		step->worked = true;
+		step->more = true;
+		step->events = dispatched ? 1 : 0;
+	}
+	runner->schedule_looked = step->worked ? 0 : now;
+}
+
+/* Run a unit that has work. */
+static void
+run_events(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events, EsRunStep *step)
+{
+	Unit	   *unit;
+	bool		capped;
+
 	while (!step->worked)
 	{
 		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
@@ -281,11 +318,6 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 			break;
 		}
 	}
-	next_unit_time = next_look(runner);
-	step->next_time = next_schedule;
-	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
-		step->next_time = next_unit_time;
-	SPI_finish();
 }
 
 void

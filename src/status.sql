@@ -10,7 +10,7 @@ CREATE FUNCTION es_subscription_states()
 	SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	store CONSTANT name := @extschema@.es_current_store();
+	store CONSTANT name := @extschema@.es_inspected_store();
 BEGIN
 	-- the locks of partitions: class 58628, the log's OID, id and partition (lock_tag.h)
 	RETURN QUERY EXECUTE format(
@@ -61,7 +61,7 @@ BEGIN
 		'SELECT p.subscription::text, p.position, p.stream::text, p.version, p.type::text, p.state,
 				p.reason, p.attempts, p.parked_at
 		 FROM %I.parked_event p WHERE p.state <> ''skipped'' ORDER BY p.subscription, p.position',
-		@extschema@.es_current_store());
+		@extschema@.es_inspected_store());
 END $$;
 COMMENT ON FUNCTION es_parked_events() IS 'parked events of the current store; for the view es_parked_event';
 
@@ -81,7 +81,7 @@ BEGIN
 					 WHEN s.due_at <= clock_timestamp() THEN ''due'' ELSE ''waiting'' END,
 				s.attempts, s.last_error, s.owner
 		 FROM %I.schedule s ORDER BY s.due_at, s.schedule_id',
-		@extschema@.es_current_store());
+		@extschema@.es_inspected_store());
 END $$;
 COMMENT ON FUNCTION es_schedules() IS 'scheduled commands of the current store; for the view es_schedule_status';
 
@@ -104,7 +104,7 @@ BEGIN
 				   max(l.recorded_at) AS last_recorded_at
 			FROM %1$I.event l WHERE l.stream ^@ a.stream_prefix) e
 		 ORDER BY a.name',
-		@extschema@.es_current_store());
+		@extschema@.es_inspected_store());
 END $$;
 COMMENT ON FUNCTION es_aggregate_counts() IS 'aggregates of the current store with their counts; for the view es_aggregate_status';
 

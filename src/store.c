@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -27,10 +29,13 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "projection.h"
 #include "retired.h"
+#include "run_as.h"
 #include "spi_plan.h"
 #include "store.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/guc.h"
@@ -278,6 +283,7 @@ static const char store_triggers[] =
 
 static void require_free_names(Oid schema, const char *schema_name);
 static void require_one_owner(Oid schema);
+static void require_plain_columns(Relation relation, bool is_log);
 static bool is_whole(Oid schema);
 static bool has_fitting_kind(Form_pg_class relation);
 static EsStore *find_store(Oid schema, const char *schema_name);
@@ -291,6 +297,7 @@ static void invalidate_relation(Datum arg, Oid relid);
 static void forbid_at_abort(XactEvent event, void *arg);
 static void forbid_at_subabort(SubXactEvent event, SubTransactionId mysubid,
 							   SubTransactionId parentsubid, void *arg);
+static void upgrade_as_owner(const char *schema_name, Oid schema);
 static char *grants_of_missing_relations(const char *schema_name);
 static void make_store(const char *schema_name);
 static void catch_up_sequence(const char *store_name, Oid schema);
@@ -298,6 +305,7 @@ static void catch_up_sequence(const char *store_name, Oid schema);
 PG_FUNCTION_INFO_V1(es_create_store);
 PG_FUNCTION_INFO_V1(es_upgrade_store);
 PG_FUNCTION_INFO_V1(es_current_store);
+PG_FUNCTION_INFO_V1(es_inspected_store);
 PG_FUNCTION_INFO_V1(es_event_guard);
 PG_FUNCTION_INFO_V1(es_definition_changed);
 
@@ -454,19 +462,43 @@ es_upgrade_store(PG_FUNCTION_ARGS)
 {
 	const char *schema_name = PG_ARGISNULL(0) ? es_store_setting : NameStr(*PG_GETARG_NAME(0));
 	Oid			schema = get_namespace_oid(schema_name, true);
-	char	   *grants;
 
 	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("event", schema)))
 		no_store(schema_name);
 
 	SPI_connect();
+	upgrade_as_owner(schema_name, schema);
+	SPI_finish();
+
+	PG_RETURN_VOID();
+}
+
+/*
+ * The tables may have come to have triggers, or types with casts, of their owner's:
+ * a superuser who upgrades does not lend his rights to them.  And what is missing
+ * of an older store will have the same owner as the rest.
+ */
+static void
+upgrade_as_owner(const char *schema_name, Oid schema)
+{
+	Oid			event = get_relname_relid(store_relations[0], schema);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(event));
+	Oid			owner;
+	char	   *grants;
+	EsRunAs		run_as;
+
+	if (!HeapTupleIsValid(tuple))
+		no_store(schema_name);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	if (!has_privs_of_role(GetUserId(), owner))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, store_relations[0]);
+	es_run_as_begin(&run_as, owner);
 	grants = grants_of_missing_relations(schema_name);
 	make_store(schema_name);
 	if (grants && SPI_execute(grants, false, 0) < 0)
 		elog(ERROR, "could not grant privileges on new tables");
-	SPI_finish();
-
-	PG_RETURN_VOID();
+	es_run_as_end(&run_as);
 }
 
 /* es_current_store() returns name */
@@ -475,6 +507,62 @@ es_current_store(PG_FUNCTION_ARGS)
 {
 	(void) es_store_current();	/* or raise */
 	return DirectFunctionCall1(namein, CStringGetDatum(es_store_setting));
+}
+
+/*
+ * es_inspected_store() returns name
+ *
+ * The current store, for statements that a superuser runs on any store to see how
+ * it is.  A view in the place of a table would run its owner's functions with the
+ * superuser's rights, and so would the cast of a column that is of a type of the
+ * owner's.
+ */
+Datum
+es_inspected_store(PG_FUNCTION_ARGS)
+{
+	EsStore    *store = es_store_current();
+
+	for (int i = 0; i < lengthof(store_relations); i++)
+	{
+		Oid			oid = get_relname_relid(store_relations[i], store->schema);
+		Relation	relation = OidIsValid(oid) ? try_relation_open(oid, AccessShareLock) : NULL;
+
+		if (relation == NULL)
+			continue;			/* a statement that reads it will say so */
+		require_plain_columns(relation, i == 0);
+		relation_close(relation, AccessShareLock);
+	}
+	return DirectFunctionCall1(namein, CStringGetDatum(es_store_setting));
+}
+
+/* The log may have more columns than ours: nobody looks at these. */
+static void
+require_plain_columns(Relation relation, bool is_log)
+{
+	TupleDesc	tupdesc = RelationGetDescr(relation);
+
+	if (!has_fitting_kind(relation->rd_rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s.%s\" is not a table",
+						get_namespace_name(RelationGetNamespace(relation)),
+						RelationGetRelationName(relation)),
+				 errdetail("Looking at an event store must not run anybody's code.")));
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(tupdesc, i);
+
+		if (column->attisdropped || getBaseType(column->atttypid) < FirstNormalObjectId ||
+			(is_log && SPI_fnumber(es_extension()->event.tupdesc, NameStr(column->attname)) <= 0))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("column \"%s\" of \"%s.%s\" is of type %s, which is not PostgreSQL's own",
+						NameStr(column->attname),
+						get_namespace_name(RelationGetNamespace(relation)),
+						RelationGetRelationName(relation), format_type_be(column->atttypid)),
+				 errdetail("Looking at an event store must not run anybody's code.")));
+	}
 }
 
 /*

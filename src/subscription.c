@@ -86,6 +86,9 @@ static const EsPlanSpec forget_plans[] = {
 };
 #define FORGET_CHECKPOINTS	3	/* the first of them */
 
+/* Longer leases would end after the last timestamp there is. */
+#define MAX_LEASE_YEARS	1000
+
 static bool has_handler(EsOverloads *handlers, const text *type);
 static void *read_subscription(const Datum *values, const bool *nulls);
 static int	compare_ids(const ListCell *a, const ListCell *b);
@@ -140,6 +143,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 {
 	EsNewSubscription subscription = {0};
 	Interval	no_time = {0};
+	Interval	most = {.month = MAX_LEASE_YEARS * MONTHS_PER_YEAR};
 
 	subscription.name = es_argument_text(fcinfo, 0, "name", true);
 	subscription.kind = ES_SUBSCRIPTION_EXTERNAL;
@@ -158,6 +162,11 @@ es_create_subscription(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the lease of a subscription must be longer than nothing")));
+	if (DatumGetBool(
+			DirectFunctionCall2(interval_gt, subscription.lease, IntervalPGetDatum(&most))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the lease of a subscription must be at most %d years", MAX_LEASE_YEARS)));
 	subscription.path_names = es_search_path_current(InvalidOid);
 
 	SPI_connect();

@@ -126,7 +126,8 @@ my @common = (
 	q{SELECT es_append('log-{few}', array_agg(es_new_event(ROW(n, 2)::deposited))) FROM generate_series(1, 20) n},
 	q{SELECT es_dispatch(ROW('{few}', 1)::deposit)},
 	q{SELECT es_dispatch(ROW('{few}', 13)::deposit, command_id => gen_random_uuid())},
-	q{SELECT es_dispatch(ROW('{same}', 2)::deposit, command_id => md5('{same}')::uuid)},
+	q{SELECT es_dispatch(ROW('{same}', 2)::deposit, command_id => id), es_dispatch(ROW('{same}', 2)::deposit, command_id => id)
+		FROM (SELECT gen_random_uuid() AS id OFFSET 0) command},
 	q{SELECT es_dispatch('deposit', jsonb_build_object('id', '{few}', 'amount', 3))},
 	q{SELECT es_dispatch('deposit', '{"id": "{few}", "amount": 4}')},
 	q{SELECT es_dispatch(ROW('{few}', -1)::deposit)},
@@ -307,10 +308,19 @@ sub call_many
 	return scalar @states;
 }
 
-# The memory that the session holds, after a collection of what was retired (which is
-# freed in the next transaction that uses the store).
+# What every call does when nobody interrupts it.  Those that undo others come first.
+my @undo = (
+	q{SELECT es_drop_projection('spare')}, q{SELECT es_stop_worker()}, q{DROP SCHEMA IF EXISTS other CASCADE},
+	q{SELECT es_alter_projection('tally_later', 'async')}, q{SELECT es_reset_subscription('pulled', 0)});
+my @undisturbed = map { call($_) } grep { !/spare|es_alter|es_reset|-1\)::deposit/ } @rare, @common, @alone;
+
+# The memory that the session holds when its caches are full: each call was done to its
+# end since something was replaced, and what was retired is freed, as in the next
+# transaction that uses the store.
 sub contexts
 {
+	$session->query(join(";\n", @undo, @undisturbed));
+	$session->{stderr} = '';
 	$session->query_safe(q{SELECT es_stream_version('x')});
 	return $session->query_safe(q{SELECT name, count(*), sum(total_bytes) FROM pg_backend_memory_contexts GROUP BY name ORDER BY name});
 }
@@ -351,14 +361,10 @@ foreach (split /\n/, $at_end)
 }
 
 # Each function does what it has to, in this session.
-$session->query($_) foreach (
-	q{SELECT es_drop_projection('spare')}, q{SELECT es_stop_worker()}, q{DROP SCHEMA IF EXISTS other CASCADE},
-	q{SELECT es_alter_projection('tally_later', 'async')}, q{SELECT es_reset_subscription('pulled', 0)});
+$session->query($_) foreach @undo;
 $session->{stderr} = '';
-foreach my $call (@common, grep { !/spare|es_alter|es_reset/ } @rare, @alone)
+foreach my $sql (@undisturbed)
 {
-	next if $call =~ /-1\)::deposit/;
-	my $sql = call($call);
 	$session->query($sql);
 	is($session->{stderr}, '', "afterwards: $sql");
 	$session->{stderr} = '';

@@ -52,6 +52,7 @@ EsDefinitions *
 es_definitions(EsStore *store, const EsDefinitionTable *table)
 {
 	EsDefinitionKind kind = table->kind;
+	EsDefinitions *outdated;
 	EsDefinitions *set;
 
 	if (store->definitions[kind] && is_current(store, kind) &&
@@ -71,9 +72,11 @@ es_definitions(EsStore *store, const EsDefinitionTable *table)
 	}
 	PG_END_TRY();
 
-	if (store->definitions[kind])
-		es_retire_context(store->definitions[kind]->context);
+	/* exchanged first: an error in between must not leave the old ones as valid ones */
+	outdated = store->definitions[kind];
 	store->definitions[kind] = set;
+	if (outdated)
+		es_retire_context(outdated->context);
 	return set;
 }
 

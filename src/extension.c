@@ -47,6 +47,7 @@ const EsExtension *
 es_extension(void)
 {
 	MemoryContext context;
+	MemoryContext outdated;
 	MemoryContext caller;
 	EsExtension *found;
 
@@ -57,7 +58,7 @@ es_extension(void)
 	extension_valid = true;
 	PG_TRY();
 	{
-		context = AllocSetContextCreate(CacheMemoryContext, "event_sourcing extension",
+		context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing extension",
 										ALLOCSET_SMALL_SIZES);
 		caller = MemoryContextSwitchTo(context);
 		found = palloc0(sizeof(EsExtension));
@@ -71,6 +72,9 @@ es_extension(void)
 		find_type(&found->route, found->schema, "es_route", 2);
 		find_type(&found->failure, found->schema, "es_failure", 4);
 		found->new_event_array = get_array_type(found->new_event.oid);
+
+		/* complete: from here on it belongs to the session */
+		MemoryContextSetParent(context, CacheMemoryContext);
 		MemoryContextSwitchTo(caller);
 	}
 	PG_CATCH();
@@ -80,10 +84,12 @@ es_extension(void)
 	}
 	PG_END_TRY();
 
-	if (extension_context)
-		es_retire_context(extension_context);
+	/* exchanged first: an error in between must not leave the old one as the valid one */
+	outdated = extension_context;
 	extension_context = context;
 	extension = found;
+	if (outdated)
+		es_retire_context(outdated);
 	return found;
 }
 

@@ -527,14 +527,17 @@ static void
 look_up_rights(EsStore *store, EsLogShape *shape)
 {
 	Oid			user = GetUserId();
+	uint64		rights = role_changes;
 
-	shape->user = user;
-	shape->rights = role_changes;
+	/* nobody's until all is known: an error in between must not lend somebody else's */
+	shape->user = InvalidOid;
 	shape->may_read = es_namespace_aclcheck(store->schema, user, ACL_USAGE) == ACLCHECK_OK &&
 		pg_class_aclcheck(store->event, user, ACL_SELECT) == ACLCHECK_OK;
 	shape->may_insert = shape->may_read &&
 		(pg_class_aclcheck(store->event, user, ACL_INSERT) == ACLCHECK_OK ||
 		 pg_attribute_aclcheck_all(store->event, user, ACL_INSERT, ACLMASK_ALL) == ACLCHECK_OK);
+	shape->user = user;
+	shape->rights = rights;
 }
 
 /*

@@ -32,9 +32,9 @@ es_retire_context(MemoryContext context)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 
+	retired_contexts = lappend(retired_contexts, context);
 	/* or it would go together with its parent, and once more */
 	MemoryContextSetParent(context, TopMemoryContext);
-	retired_contexts = lappend(retired_contexts, context);
 	retired_in = es_my_lxid();
 	MemoryContextSwitchTo(caller);
 }

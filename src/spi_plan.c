@@ -59,6 +59,7 @@ es_spi_plan(EsStore *store, const EsPlanSpec *spec)
 	PlanKey		key;
 	PlanEntry  *entry;
 	SPIPlanPtr	plan;
+	SPIPlanPtr	outdated;
 	bool		found;
 
 	memset(&key, 0, sizeof(key));
@@ -85,9 +86,10 @@ es_spi_plan(EsStore *store, const EsPlanSpec *spec)
 
 	/* planning may have accepted invalidations and come back to this entry */
 	entry = hash_search(store->plans, &key, HASH_ENTER, &found);
-	if (found && entry->plan)
-		es_retire_plan(entry->plan);
+	outdated = found ? entry->plan : NULL;
 	entry->plan = plan;
+	if (outdated)
+		es_retire_plan(outdated);
 	return plan;
 }
 
@@ -158,7 +160,6 @@ prepare_plan(EsStore *store, const EsPlanSpec *spec)
 	char	   *sql = es_store_sql(spec->sql, store->name);
 	int			nestlevel = NewGUCNestLevel();
 	SPIPlanPtr	plan;
-	CachedPlan *cached;
 
 	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -176,10 +177,23 @@ prepare_plan(EsStore *store, const EsPlanSpec *spec)
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 
-	/* plan now, under these settings, and not at the first execution */
-	cached = SPI_plan_get_cached_plan(plan);
-	if (cached)
-		ReleaseCachedPlan(cached, CurrentResourceOwner);
+	/*
+	 * Plan now, under these settings, and not at the first execution.  A kept
+	 * plan outlives the transaction, and nobody knows of this one yet.
+	 */
+	PG_TRY();
+	{
+		CachedPlan *cached = SPI_plan_get_cached_plan(plan);
+
+		if (cached)
+			ReleaseCachedPlan(cached, CurrentResourceOwner);
+	}
+	PG_CATCH();
+	{
+		SPI_freeplan(plan);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	AtEOXact_GUC(true, nestlevel);
 	pfree(sql);
 	return plan;

@@ -94,7 +94,7 @@ es_state_cache_put(EsAggregate *aggregate, const text *stream,
 	Size		limit = (Size) es_cache_size_kb * 1024;
 	Size		state_size = VARSIZE_ANY(DatumGetPointer(state));
 	Size		size = sizeof(StateEntry) + MAXALIGN(state_size) + key.stream_length;
-	StateEntry *entry;
+	StateEntry *volatile entry = NULL;
 	char	   *memory;
 
 	es_state_cache_remove(aggregate, stream);
@@ -110,7 +110,16 @@ es_state_cache_put(EsAggregate *aggregate, const text *stream,
 	memcpy(memory + MAXALIGN(state_size), key.stream, key.stream_length);
 	key.stream = memory + MAXALIGN(state_size);
 
-	entry = hash_search(entries, &key, HASH_ENTER, NULL);
+	PG_TRY();
+	{
+		entry = hash_search(entries, &key, HASH_ENTER, NULL);
+	}
+	PG_CATCH();
+	{
+		pfree(memory);			/* nobody else knows of it, and the cache stays */
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	entry->head = head;
 	entry->state = PointerGetDatum(memory);
 	entry->size = size;
@@ -135,8 +144,9 @@ make_cache(void)
 {
 	HASHCTL		ctl = {0};
 
-	cache_context = AllocSetContextCreate(TopMemoryContext, "event_sourcing states",
-										  ALLOCSET_DEFAULT_SIZES);
+	if (cache_context == NULL)	/* else an earlier call ran out of memory below */
+		cache_context = AllocSetContextCreate(TopMemoryContext, "event_sourcing states",
+											  ALLOCSET_DEFAULT_SIZES);
 	ctl.keysize = sizeof(StateKey);
 	ctl.entrysize = sizeof(StateEntry);
 	ctl.hash = hash_key;

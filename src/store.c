@@ -289,6 +289,7 @@ static bool has_fitting_kind(Form_pg_class relation);
 static EsStore *find_store(Oid schema, const char *schema_name);
 static EsStore *build_store(StoreEntry *entry, const char *schema_name);
 static void verify_store(StoreEntry *entry, const char *schema_name);
+static void look_at_store(StoreEntry *entry, const char *schema_name);
 static void drop_store(StoreEntry *entry);
 pg_noreturn static void no_store(const char *schema_name);
 static void invalidate_schema(Datum arg, int cacheid, uint32 hashvalue);
@@ -701,7 +702,6 @@ find_store(Oid schema, const char *schema_name)
 {
 	HASH_SEQ_STATUS scan;
 	StoreEntry *entry;
-	bool		found;
 
 	/* at a transaction's first use nothing of ours is running */
 	if (used_in != es_my_lxid())
@@ -714,13 +714,16 @@ find_store(Oid schema, const char *schema_name)
 				es_definitions_free_outdated(entry->store);
 	}
 
-	entry = hash_search(stores, &schema, HASH_ENTER, &found);
-	if (!found)
+	entry = hash_search(stores, &schema, HASH_FIND, NULL);
+	if (entry == NULL)
 	{
+		uint32		hash = GetSysCacheHashValue1(NAMESPACEOID, ObjectIdGetDatum(schema));
+
+		entry = hash_search(stores, &schema, HASH_ENTER, NULL);
 		entry->store = NULL;
 		entry->renamed = false;
 		entry->verified = false;
-		entry->schema_hash = GetSysCacheHashValue1(NAMESPACEOID, ObjectIdGetDatum(schema));
+		entry->schema_hash = hash;
 	}
 	if (entry->store == NULL || !entry->verified)
 		verify_store(entry, schema_name);
@@ -731,19 +734,30 @@ find_store(Oid schema, const char *schema_name)
 static void
 verify_store(StoreEntry *entry, const char *schema_name)
 {
-	Oid			event;
-
 	/* set first: what arrives while we look makes the next call look again */
 	entry->verified = true;
+	PG_TRY();
+	{
+		look_at_store(entry, schema_name);
+	}
+	PG_CATCH();
+	{
+		entry->verified = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+static void
+look_at_store(StoreEntry *entry, const char *schema_name)
+{
+	Oid			event;
+
 	if (entry->store)
 		entry->store->position_checked = false;
 	event = get_relname_relid("event", entry->schema);
-
 	if (!OidIsValid(event) || !OidIsValid(get_relname_relid("event_position", entry->schema)))
-	{
-		entry->verified = false;
 		no_store(schema_name);
-	}
 	if (entry->store && !entry->renamed && entry->store->event == event &&
 		entry->store->event_position == get_relname_relid("event_position", entry->schema))
 	{
@@ -761,7 +775,7 @@ verify_store(StoreEntry *entry, const char *schema_name)
 static EsStore *
 build_store(StoreEntry *entry, const char *schema_name)
 {
-	MemoryContext context = AllocSetContextCreate(CacheMemoryContext, "event_sourcing store",
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing store",
 												  ALLOCSET_DEFAULT_SIZES);
 	EsStore    *store = MemoryContextAllocZero(context, sizeof(EsStore));
 
@@ -773,6 +787,9 @@ build_store(StoreEntry *entry, const char *schema_name)
 	for (int i = 0; i < ES_DEFINITION_KINDS; i++)
 		store->definition_tables[i] = get_relname_relid(es_definition_table_names[i],
 														entry->schema);
+
+	/* complete: from here on it belongs to the session */
+	MemoryContextSetParent(context, CacheMemoryContext);
 	return store;
 }
 

@@ -93,6 +93,8 @@ struct EsRunner
 	MemoryContext context;
 	Oid			schema;
 	bool		foreground;
+	TimestampTz started;
+	bool		events_first;	/* the last step dispatched a scheduled command */
 	uint64		serial;			/* of the definitions that units were made of */
 	HTAB	   *units;
 	uint64		turns;
@@ -125,6 +127,9 @@ typedef struct OneReceiver
 } OneReceiver;
 
 static void run_step(EsRunner *runner, int64 max_events, EsRunStep *step);
+static void run_schedules(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step);
+static void run_units(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events,
+					  EsRunStep *step);
 static void begin_running(void);
 static void require_read_committed(void);
 static void refresh_units(EsRunner *runner, EsStore *store);
@@ -199,6 +204,7 @@ es_runner(MemoryContext parent, Oid schema, bool foreground)
 	runner->context = context;
 	runner->schema = schema;
 	runner->foreground = foreground;
+	runner->started = GetCurrentTimestamp();
 	ctl.keysize = sizeof(UnitKey);
 	ctl.entrysize = sizeof(Unit);
 	ctl.hcxt = context;
@@ -228,13 +234,11 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 {
 	EsStore    *store = es_store_of_schema(runner->schema);
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next_schedule = 0;
 	TimestampTz next_unit_time;
-	Unit	   *unit;
-	bool		dispatched;
-	bool		capped;
+	bool		events_first = runner->events_first;
 
 	memset(step, 0, sizeof(*step));
+	runner->events_first = false;
 	runner->steps++;
 	if (max_events == 0)
 		max_events = PG_INT64_MAX;
@@ -242,23 +246,55 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	SPI_connect();
 	refresh_units(runner, store);
 
+	/* a command that is due again at once must not keep the events waiting */
+	if (events_first)
+		run_units(runner, store, now, max_events, step);
+	if (!step->worked)
+		run_schedules(runner, store, now, step);
+	if (!step->worked && !events_first)
+		run_units(runner, store, now, max_events, step);
+
+	next_unit_time = next_look(runner);
+	if (next_unit_time != 0 && (step->next_time == 0 || next_unit_time < step->next_time))
+		step->next_time = next_unit_time;
+	SPI_finish();
+}
+
+/* Dispatch a scheduled command that is due. */
+static void
+run_schedules(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
+{
+	bool		dispatched;
+
 	/* while events come all the time, it is not asked about each time, but soon again */
-	next_schedule = runner->next_schedule;
 	if (runner->events_come && !runner->foreground &&
 		now < runner->schedule_looked + SCHEDULE_LOOK_US &&
-		(next_schedule == 0 || next_schedule > now))
-		next_schedule = runner->schedule_looked + SCHEDULE_LOOK_US;
-	else
+		(runner->next_schedule == 0 || runner->next_schedule > now))
 	{
-		if (es_schedule_run_due(store, runner->foreground, &dispatched, &next_schedule))
-		{
-			step->worked = true;
-			step->more = true;
-			step->events = dispatched ? 1 : 0;
-		}
-		runner->schedule_looked = step->worked ? 0 : now;
-		runner->next_schedule = next_schedule;
+		step->next_time = runner->schedule_looked + SCHEDULE_LOOK_US;
+		return;
 	}
+	if (es_schedule_run_due(store, runner->foreground, runner->foreground ? runner->started : DT_NOEND,
+							&dispatched, &runner->next_schedule))
+	{
+		step->worked = true;
+		step->more = true;
+		step->events = dispatched ? 1 : 0;
+		runner->events_first = true;
+		runner->schedule_looked = 0;
+	}
+	else
+		runner->schedule_looked = now;
+	step->next_time = runner->next_schedule;
+}
+
+/* Run a batch of a unit that has work. */
+static void
+run_units(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events, EsRunStep *step)
+{
+	Unit	   *unit;
+	bool		capped;
+
 	while (!step->worked)
 	{
 		while (!step->worked && (unit = next_unit(runner, now, &step->more)) != NULL)
@@ -271,11 +307,6 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 			break;
 		}
 	}
-	next_unit_time = next_look(runner);
-	step->next_time = next_schedule;
-	if (next_unit_time != 0 && (next_schedule == 0 || next_unit_time < next_schedule))
-		step->next_time = next_unit_time;
-	SPI_finish();
 }
 
 void

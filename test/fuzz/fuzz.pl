@@ -447,8 +447,8 @@ sub value
 
 sub call
 {
-	my ($depth) = @_;
-	my $function = pick_function();
+	my ($depth, $function) = @_;
+	$function //= pick_function();
 	my @values = map { value($function->{name}, $function->{names}[$_], $function->{types}[$_], $depth) } 0 .. $#{ $function->{types} };
 	my @arguments = @values;
 
@@ -564,6 +564,12 @@ sub write_script
 	my ($made, $gid) = (0, 0);
 
 	srand($seed * 1000 + $session);
+	if ($session == 1)
+	{
+		# each of them once
+		$emit->('call', call(1, $_)) foreach @functions;
+		$made += @functions;
+	}
 	while ($made < $wanted)
 	{
 		chapter($emit, $session, \$gid);

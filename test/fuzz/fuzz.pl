@@ -606,6 +606,21 @@ sub chapter
 		$emit->('state', 'DROP TYPE ' . join(', ', map { "app.$_" } pick(qw(put take list tell)), pick(qw(put_in told listed taken_out))) . ' CASCADE') if chance(0.2);
 		$emit->('state', s/;$//r) foreach @restore;
 	}
+	if (chance(0.4))
+	{
+		# state snapshots and cached states must not outlive the function that they come of
+		my ($apply) = grep { /FUNCTION apply\(s wallet, e put_in\)/ } @restore;
+		my $other = sprintf 'CREATE OR REPLACE FUNCTION app.apply(s app.wallet, e app.put_in) RETURNS app.wallet LANGUAGE sql IMMUTABLE '
+			. q{RETURN ROW(e.id, COALESCE(s.balance, 0) - %d, 'other', s.tags)::app.wallet}, between(1, 100);
+		my @ids = map { quote(id()) } 1 .. 3;
+
+		foreach my $function ($other, $apply =~ s/;$//r)
+		{
+			$emit->('state', $function);
+			$emit->('call', "SELECT es_dispatch(ROW($_, 1, NULL)::app.put)") foreach map { ($_) x 4 } @ids;
+			$emit->('call', "SELECT es_dispatch(ROW($_)::app.peek)") foreach @ids;
+		}
+	}
 	# who waits for another session's lock does not hang
 	$emit->('state', q{SET statement_timeout = '10s'});
 	$emit->('state', q{SET lock_timeout = '4s'});
@@ -749,8 +764,8 @@ $written = time();
 run_scripts();
 $ran = time();
 %result = read_results();
-come_to_rest();
-$problems = ask('SELECT * FROM fuzz.problems()', 'postgres');
+# after a crash the log is what counts
+$problems = eval { come_to_rest(); ask('SELECT * FROM fuzz.problems()', 'postgres') } // "the store could not be checked: $@";
 $judged = system($^X, "$here/judge.pl", $server_log);
 report();
 exit($problems ne '' || $judged != 0 || @{ $result{faults} } ? 1 : 0);

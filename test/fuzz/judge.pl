@@ -15,7 +15,7 @@ my $fault = qr{
 	|cache\ lookup\ failed|could\ not\ open\ relation\ with\ OID|unrecognized\ (?!configuration|privilege|lock\ mode\ name|encoding|key\ word|headline|weight|Snowball|format|parameter|object\ class)
 	|leak:|leaked|leak\ in|still\ (?:active|referenced|pinned)|not\ closed|refcount
 	|problem\ in\ alloc\ set|detected\ write\ past\ chunk
-	|unexpected\ (?!argument)
+	|unexpected\ (?!argument|EOF\ on\ client)
 }x;
 
 # Faults of PostgreSQL's own, not the extension's: of its functions with random

@@ -77,6 +77,8 @@ SELECT es_create_aggregate(NULL);
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_aggregate('int');
 \echo :LAST_ERROR_SQLSTATE
+SELECT es_create_aggregate('4294967295');
+\echo :LAST_ERROR_SQLSTATE
 SELECT es_create_aggregate('record');
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_aggregate('no_such_type');

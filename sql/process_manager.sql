@@ -393,6 +393,8 @@ SELECT es_create_process_manager(NULL);
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_process_manager('int');
 \echo :LAST_ERROR_SQLSTATE
+SELECT es_create_process_manager('4294967295');
+\echo :LAST_ERROR_SQLSTATE
 SELECT es_create_process_manager('jsonb');
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_process_manager('diary', '');

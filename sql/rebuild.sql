@@ -363,6 +363,17 @@ SELECT version FROM es_append('account-1', ROW('a1', 1)::deposited);
 SELECT es_rebuild_projection('shown') > 0 AS rebuilt;
 SELECT DISTINCT account, amount FROM place ORDER BY amount;
 SELECT * FROM es_rebuild_progress;
+-- Beside it nothing runs in parallel: it may have to read the definitions first.
+CREATE TABLE many AS SELECT n FROM generate_series(1, 1000) n;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+UPDATE rebuild_test.projection SET name = name;
+SELECT count(*), (SELECT count(*) FROM es_rebuilds()) AS rebuilds FROM many;
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
+RESET min_parallel_table_scan_size;
+DROP TABLE many;
 
 -- Bad input.
 SET client_min_messages = warning;

@@ -200,6 +200,15 @@ UPDATE schedule_test.schedule SET due_at = '2020-01-01 00:07';
 SELECT es_run();
 SELECT es_stream_version('task-hour');
 SELECT es_unschedule(id(20));
+-- One that is due again as soon as it is done is dispatched once by each es_run(), which
+-- would not end otherwise.
+SET statement_timeout = '1 min';
+SELECT es_schedule(ROW('busy', 'tick')::remind, '2020-01-01', '1 microsecond', schedule_id => id(25)) = id(25) AS scheduled;
+SELECT es_run();
+SELECT es_run();
+SELECT es_stream_version('task-busy');
+SELECT es_unschedule(id(25));
+RESET statement_timeout;
 
 -- ---------------------------------------------------------------------------
 -- Refused

@@ -345,6 +345,13 @@ begin_round(Fetch *fetch)
 	es_consumer_look(consumer, partitions > 1);
 	if (fetch->ack != 0 && !fetch->redefined)
 		acked = acknowledge(fetch, locked);
+	if (fetch->redefined)
+	{
+		/* the checkpoints are those of another subscription */
+		memset(fetch->partitions, 0, partitions * sizeof(Partition));
+		fetch->partitions[0].locked = locked;
+		return true;
+	}
 	fetch->share = (partitions + consumer->others) / (consumer->others + 1);
 	for (int i = 0; i < partitions; i++)
 	{
@@ -358,8 +365,6 @@ begin_round(Fetch *fetch)
 		partition->nothing_to = nothing_to;
 		partition->locked = locked;
 		partition->acked = acked;
-		if (fetch->redefined)
-			continue;
 		classify(fetch, partition);
 		if (partitions == 1 && !locked && partition->use != NOT_OURS)
 			out_of_reach(fetch, partition);
@@ -388,8 +393,11 @@ acknowledge(Fetch *fetch, bool locked)
 		/* what is written must be committed, and not wait for events */
 		if (es_lease_acknowledge(consumer, ack))
 			fetch->last_round = true;
+		/* it may have waited for a lock of whoever has defined it anew */
+		fetch->redefined = consumer->subscription != fetch->subscription;
 		MemoryContextSwitchTo(fetch->context);
-		es_consumer_look(consumer, fetch->subscription->partitions > 1);
+		if (!fetch->redefined)
+			es_consumer_look(consumer, fetch->subscription->partitions > 1);
 		return false;
 	}
 	checkpoint->position = Max(before, Min(ack, checkpoint->leased_to));

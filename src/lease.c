@@ -201,10 +201,13 @@ es_nack(PG_FUNCTION_ARGS)
 	event = read_event(&consumer, position);
 	if (event == NULL)
 		not_handed_out(&consumer, position);
-	partition = es_subscription_partition(consumer.subscription,
-										  DatumGetTextPP(event->values[ES_EVENT_STREAM]));
-	(void) es_checkpoint_lock(consumer.store, consumer.subscription, partition, true);
-	(void) es_consumer_subscription(&consumer);
+	do
+	{
+		/* defined anew while we waited for the lock, it may have other partitions */
+		partition = es_subscription_partition(consumer.subscription,
+											  DatumGetTextPP(event->values[ES_EVENT_STREAM]));
+		(void) es_checkpoint_lock(consumer.store, consumer.subscription, partition, true);
+	} while (es_consumer_subscription(&consumer));
 	es_consumer_look(&consumer, false);
 	checkpoint = &consumer.checkpoints[partition];
 	if (consumer.any_parked)
@@ -498,16 +501,20 @@ lock_leases(EsConsumer *consumer, bool *locked)
 {
 	int			count = 0;
 
-	if (consumer->subscription->partitions == 1)
-		locked[0] = es_checkpoint_lock(consumer->store, consumer->subscription, 0, true);
-	else
+	/* defined anew while we waited for a lock, it may have other partitions */
+	do
 	{
+		memset(locked, 0, ES_MAX_PARTITIONS * sizeof(bool));
+		if (consumer->subscription->partitions == 1)
+		{
+			locked[0] = es_checkpoint_lock(consumer->store, consumer->subscription, 0, true);
+			continue;
+		}
 		es_consumer_look(consumer, false);
 		for (int i = 0; i < consumer->subscription->partitions; i++)
 			if (es_consumer_holds(consumer, &consumer->checkpoints[i]))
 				locked[i] = es_checkpoint_lock(consumer->store, consumer->subscription, i, true);
-	}
-	(void) es_consumer_subscription(consumer);
+	} while (es_consumer_subscription(consumer));
 	es_consumer_look(consumer, false);
 	for (int i = 0; i < consumer->subscription->partitions; i++)
 		if (locked[i] && es_consumer_holds(consumer, &consumer->checkpoints[i]))

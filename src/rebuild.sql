@@ -11,7 +11,7 @@ COMMENT ON FUNCTION es_verify_projection(text) IS 'rebuild a projection aside an
 REVOKE ALL ON FUNCTION es_rebuild_projection(text), es_verify_projection(text) FROM PUBLIC;
 
 CREATE FUNCTION es_rebuilds() RETURNS TABLE (pid int, projection text, "position" bigint)
-	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'es_rebuilds';
+	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'es_rebuilds';
 COMMENT ON FUNCTION es_rebuilds() IS 'sessions that replay history into a projection, and how far they are';
 
 CREATE VIEW es_rebuild_progress AS

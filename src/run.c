@@ -94,8 +94,8 @@ struct EsRunner
 	MemoryContext context;
 	Oid			schema;
 	bool		foreground;
-	TimestampTz began;
-	bool		after_schedule; /* the last step has dispatched a scheduled command */
+	TimestampTz started;
+	bool		events_first;	/* the last step dispatched a scheduled command */
 	uint64		serial;			/* of the definitions that units were made of */
 	HTAB	   *units;
 	uint64		turns;
@@ -134,9 +134,9 @@ typedef struct OneReceiver
 } OneReceiver;
 
 static void run_step(EsRunner *runner, int64 max_events, EsRunStep *step);
-static void run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step);
-static void run_events(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events,
-					   EsRunStep *step);
+static void run_schedules(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step);
+static void run_units(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events,
+					  EsRunStep *step);
 static void begin_running(void);
 static void require_read_committed(void);
 static void refresh_units(EsRunner *runner, EsStore *store);
@@ -213,7 +213,7 @@ es_runner(MemoryContext parent, Oid schema, bool foreground)
 	runner->context = context;
 	runner->schema = schema;
 	runner->foreground = foreground;
-	runner->began = GetCurrentTimestamp();
+	runner->started = GetCurrentTimestamp();
 	runner->alert = true;
 	ctl.keysize = sizeof(UnitKey);
 	ctl.entrysize = sizeof(Unit);
@@ -245,9 +245,10 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	EsStore    *store = es_store_of_schema(runner->schema);
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next_unit_time;
-	bool		events_first = runner->after_schedule;
+	bool		events_first = runner->events_first;
 
 	memset(step, 0, sizeof(*step));
+	runner->events_first = false;
 	runner->steps++;
 	if (max_events == 0)
 		max_events = PG_INT64_MAX;
@@ -255,17 +256,15 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	SPI_connect();
 	refresh_units(runner, store);
 
-	/* in turns: a schedule that is always due does not keep events waiting, nor they it */
-	runner->after_schedule = false;
+	/* a command that is due again at once must not keep the events waiting */
 	if (events_first)
-		run_events(runner, store, now, max_events, step);
+		run_units(runner, store, now, max_events, step);
 	if (!step->worked)
-		run_schedule(runner, store, now, step);
+		run_schedules(runner, store, now, step);
 	if (!step->worked && !events_first)
-		run_events(runner, store, now, max_events, step);
+		run_units(runner, store, now, max_events, step);
 
 	next_unit_time = next_look(runner);
-	step->next_time = runner->next_schedule;
 	if (next_unit_time != 0 && (step->next_time == 0 || next_unit_time < step->next_time))
 		step->next_time = next_unit_time;
 	SPI_finish();
@@ -273,9 +272,8 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 
 /* Dispatch a scheduled command that is due. */
 static void
-run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
+run_schedules(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
 {
-	TimestampTz due_by = runner->foreground ? runner->began : now;
 	bool		dispatched;
 
 	/* while events come all the time, it is not asked about each time, but soon again */
@@ -283,25 +281,26 @@ run_schedule(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
 		now < runner->schedule_looked + SCHEDULE_LOOK_US &&
 		(runner->next_schedule == 0 || runner->next_schedule > now))
 	{
-		runner->next_schedule = runner->schedule_looked + SCHEDULE_LOOK_US;
+		step->next_time = runner->schedule_looked + SCHEDULE_LOOK_US;
 		return;
 	}
-
-	/* es_run() does what was due when it began: what recurs faster would keep it for ever */
-	if (es_schedule_run_due(store, due_by, runner->foreground, &dispatched,
-							&runner->next_schedule))
+	if (es_schedule_run_due(store, runner->foreground, runner->foreground ? runner->started : DT_NOEND,
+							&dispatched, &runner->next_schedule))
 	{
-		runner->after_schedule = true;
 		step->worked = true;
 		step->more = true;
 		step->events = dispatched ? 1 : 0;
+		runner->events_first = true;
+		runner->schedule_looked = 0;
 	}
-	runner->schedule_looked = step->worked ? 0 : now;
+	else
+		runner->schedule_looked = now;
+	step->next_time = runner->next_schedule;
 }
 
-/* Run a unit that has work. */
+/* Run a batch of a unit that has work. */
 static void
-run_events(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events, EsRunStep *step)
+run_units(EsRunner *runner, EsStore *store, TimestampTz now, int64 max_events, EsRunStep *step)
 {
 	Unit	   *unit;
 	bool		capped;

@@ -101,8 +101,9 @@ static const EsPlanSpec due_plan = {
 	" metadata::pg_catalog.jsonb, correlation_id::pg_catalog.uuid,"
 	" causation_id::pg_catalog.uuid, attempts::pg_catalog.int4, owner::pg_catalog.text,"
 	" COALESCE(first_at, due_at)::pg_catalog.timestamptz, turns::pg_catalog.int8"
-	" FROM @store@.schedule WHERE failed_at IS NULL AND due_at OPERATOR(pg_catalog.<=) $2"
+	" FROM @store@.schedule WHERE failed_at IS NULL AND due_at OPERATOR(pg_catalog.<=) $1"
 	" AND (retry_at IS NULL OR retry_at OPERATOR(pg_catalog.<=) $1)"
+	" AND (every IS NULL OR due_at OPERATOR(pg_catalog.<=) $2)"
 	" AND (schedule_id, due_at, turns, command_type, data, attempts, owner) IS NOT NULL"
 	" ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED",
 	2,
@@ -130,7 +131,7 @@ static const EsPlanSpec move_plan = {
 static Datum schedule_command(NewSchedule *schedule);
 static void common_arguments(FunctionCallInfo fcinfo, int first, NewSchedule *schedule);
 static bool has_next_turn(TimestampTz from, const Interval *every);
-static bool find_due(EsStore *store, TimestampTz now, TimestampTz due_by, Schedule *schedule);
+static bool find_due(EsStore *store, TimestampTz now, TimestampTz recur_until, Schedule *schedule);
 static TimestampTz find_next(EsStore *store, TimestampTz now);
 static void dispatch_body(void *arg);
 static void note_success(Schedule *schedule, TimestampTz now);
@@ -217,7 +218,7 @@ es_unschedule(PG_FUNCTION_ARGS)
 }
 
 bool
-es_schedule_run_due(EsStore *store, TimestampTz due_by, bool foreground, bool *dispatched,
+es_schedule_run_due(EsStore *store, bool foreground, TimestampTz recur_until, bool *dispatched,
 					TimestampTz *next_time)
 {
 	TimestampTz now = GetCurrentTimestamp();
@@ -228,7 +229,7 @@ es_schedule_run_due(EsStore *store, TimestampTz due_by, bool foreground, bool *d
 
 	*dispatched = false;
 	es_run_as_begin(&run_as, es_run_as_store_owner(store));
-	due = find_due(store, now, due_by, &schedule);
+	due = find_due(store, now, recur_until, &schedule);
 	*next_time = due ? 0 : find_next(store, now);
 	es_run_as_end(&run_as);
 	if (!due)
@@ -344,9 +345,9 @@ schedule_command(NewSchedule *schedule)
 
 /* The schedule that has been due longest, its row locked; in the current context. */
 static bool
-find_due(EsStore *store, TimestampTz now, TimestampTz due_by, Schedule *schedule)
+find_due(EsStore *store, TimestampTz now, TimestampTz recur_until, Schedule *schedule)
 {
-	Datum		values[] = {TimestampTzGetDatum(now), TimestampTzGetDatum(due_by)};
+	Datum		values[] = {TimestampTzGetDatum(now), TimestampTzGetDatum(recur_until)};
 	MemoryContext caller = CurrentMemoryContext;
 	HeapTuple	row;
 	TupleDesc	tupdesc;

@@ -14,13 +14,11 @@
 /*
  * Dispatch one scheduled command that is due and that nobody else is at.  Returns
  * whether there was one, and whether it went well; without one, when the next one
- * will be due (0: none).  What fails is rolled back and written down.  Connected
- * to SPI.
- *
- * due_by: what was due then counts.  Where it stays the same from call to call, the
- * calls come to an end, however short the interval of a recurring schedule is.
+ * will be due (0: none).  A recurring one that is due after recur_until is left: who
+ * goes on until nothing is due would never end if it is due again by then.  What
+ * fails is rolled back and written down.  Connected to SPI.
  */
-extern bool es_schedule_run_due(EsStore *store, TimestampTz due_by, bool foreground,
+extern bool es_schedule_run_due(EsStore *store, bool foreground, TimestampTz recur_until,
 								bool *dispatched, TimestampTz *next_time);
 
 #endif							/* ES_SCHEDULE_H */

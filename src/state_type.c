@@ -29,6 +29,11 @@ es_state_type_check(Oid type, const char *owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("state_type must not be NULL")));
+	/* a number can be cast to regtype */
+	if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("type with OID %u does not exist", type)));
 	if (type != JSONBOID && (!type_is_rowtype(type) || type == RECORDOID))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

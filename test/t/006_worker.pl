@@ -162,6 +162,33 @@ handled($node, 'postgres', 'behind a prepared one', 'what came after it');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM handled WHERE type = 'taken back'}), '0', 'what was taken back is never seen');
 
 # ---------------------------------------------------------------------------
+# A command that is always due
+# ---------------------------------------------------------------------------
+
+# Each time that a lone worker has dispatched it, it is due again: events are handled
+# all the same.
+$node->safe_psql('postgres', q{LOAD 'event_sourcing'; ALTER SYSTEM SET event_sourcing.workers = 1});
+$node->safe_psql('postgres', q{SELECT pg_reload_conf(), es_stop_worker()});
+$node->safe_psql('postgres', q{SELECT es_start_worker()});
+running($node, 'postgres', 1, 'one worker');
+$node->safe_psql('postgres', <<'SQL');
+CREATE FUNCTION tick(s jsonb, c es_command) RETURNS es_new_event LANGUAGE sql AS 'SELECT NULL::es_new_event';
+CREATE FUNCTION ticked(s jsonb, e es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE RETURN s;
+SELECT es_create_aggregate('jsonb', name => 'clock', execute_function => 'tick', apply_function => 'ticked', commands => '{tick}');
+SELECT es_schedule('tick', '{"id": "c"}', now(), '1 microsecond');
+SQL
+ok($node->poll_query_until('postgres', 'SELECT turns > 0 FROM es.schedule'), 'a command is dispatched again and again');
+append($node, 'postgres', 'beside a schedule');
+handled($node, 'postgres', 'beside a schedule', 'a command that is always due does not keep events waiting');
+my $turns = $node->safe_psql('postgres', 'SELECT turns FROM es.schedule');
+ok($node->poll_query_until('postgres', "SELECT turns > $turns FROM es.schedule"), 'and goes on');
+$node->safe_psql('postgres', 'SELECT es_unschedule(schedule_id) FROM es.schedule');
+$node->safe_psql('postgres', q{LOAD 'event_sourcing'; ALTER SYSTEM RESET event_sourcing.workers});
+$node->safe_psql('postgres', 'SELECT pg_reload_conf(), es_stop_worker()');
+$node->safe_psql('postgres', 'SELECT es_start_worker()');
+running($node, 'postgres', 2, 'two workers again');
+
+# ---------------------------------------------------------------------------
 # A handler that does not return
 # ---------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@
 #
 #       The old server of this machine is copied into it, with the libraries that it
 #       lacks, and all runs there (needs root; mounts are its own, and end with it).
+#       Name both as they are there: /usr/bin/pg_config may be another one.
 #
 # Environment: ES_EVENTS, and that of server.sh.
 
@@ -40,14 +41,15 @@ libraries_of() {
 
 # copy_old ROOT PG_CONFIG: put this machine's server into a root directory
 copy_old() {
-	local root=$1 config=$2 library
+	local root=$1 config=$2 library known
 	# with the links on the way: /usr/bin/pg_config may be one
 	tar -C / -cf - "$(realpath --relative-to=/ "$("$config" --bindir)/..")" "$(realpath --relative-to=/ "$("$config" --sharedir)")" \
 		"$(realpath --relative-to=/ "$("$config" --includedir-server)")" "$(realpath --relative-to=/ "$("$config" --pkgincludedir)")" \
 		2>/dev/null | tar -C "$root" --skip-old-files -xf - || return
 	mkdir -p "$root/usr/local/lib"
+	known=$(chroot "$root" ldconfig -p) || return
 	for library in $(libraries_of "$config"); do
-		chroot "$root" ldconfig -p | grep -q "^[[:space:]]*$(basename "$library") " ||
+		grep -q "^[[:space:]]*$(basename "$library") " <<<"$known" ||
 			cp -L "$library" "$root/usr/local/lib/" || return
 	done
 	chroot "$root" ldconfig
@@ -121,12 +123,19 @@ result() {
 
 same_content() {
 	content >"$ES_WORK/after" && [ -s "$ES_WORK/before" ] || return
-	diff "$ES_WORK/before" "$ES_WORK/after" >"$ES_WORK/differences" || { head -n 20 "$ES_WORK/differences" && return 1; }
+	if ! diff "$ES_WORK/before" "$ES_WORK/after" >"$ES_WORK/differences"; then
+		head -n 20 "$ES_WORK/differences"
+		return 1
+	fi
 }
 
 # nothing SQL...: the statements return no rows
 nothing() {
-	query "$@" >"$ES_WORK/problems" 2>&1 && [ ! -s "$ES_WORK/problems" ] || { cat "$ES_WORK/problems" && return 1; }
+	if query "$@" >"$ES_WORK/problems" 2>&1 && [ ! -s "$ES_WORK/problems" ]; then
+		return
+	fi
+	cat "$ES_WORK/problems"
+	return 1
 }
 
 fill_old() {
@@ -155,6 +164,7 @@ make_clusters() {
 upgrade() {
 	old_bin=$ES_WORK/old/pg$("$ES_OLD_PG_CONFIG" --bindir)
 	say "upgrading from $("$ES_OLD_PG_CONFIG" --version)"
+	[ "$("$ES_OLD_PG_CONFIG" --version)" != "$("$PG_CONFIG" --version)" ] || { say "that is the same"; return 64; }
 	step "build for the old server" build_old &&
 		step "make the clusters" make_clusters &&
 		step "fill the old cluster" fill_old || return $SETUP_FAILED
@@ -177,10 +187,10 @@ upgrade() {
 
 case ${1:-} in
 	--inside) upgrade ;;
-	--root) if [ $# = 4 ]; then run_in_root "$2" "$3" "$4"; else sed -n '2,24p' "$0" >&2 && (exit 64); fi ;;
+	--root) if [ $# = 4 ]; then run_in_root "$2" "$3" "$4"; else sed -n '2,25p' "$0" >&2 && (exit 64); fi ;;
 	*)
 		if [ $# != 2 ]; then
-			sed -n '2,24p' "$0" >&2
+			sed -n '2,25p' "$0" >&2
 			exit 64
 		fi
 		export ES_OLD_PG_CONFIG=$1 PG_CONFIG=$2

@@ -65,26 +65,27 @@ WITH member AS (
 	WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
 		AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'event_sourcing')
 ), grants AS (
-	SELECT 'pg_proc'::regclass AS classid, oid AS objid, proacl AS acl FROM pg_proc
-	UNION ALL SELECT 'pg_class'::regclass, oid, relacl FROM pg_class
-	UNION ALL SELECT 'pg_type'::regclass, oid, typacl FROM pg_type
-	UNION ALL SELECT 'pg_namespace'::regclass, oid, nspacl FROM pg_namespace
+	-- none at all is the same as the default ones
+	SELECT 'pg_proc'::regclass AS classid, oid AS objid, COALESCE(proacl, acldefault('f', proowner)) AS acl FROM pg_proc
+	UNION ALL SELECT 'pg_class'::regclass, oid, COALESCE(relacl, acldefault('r', relowner)) FROM pg_class
+	UNION ALL SELECT 'pg_type'::regclass, oid, COALESCE(typacl, acldefault('T', typowner)) FROM pg_type
 )
-SELECT name || ': ' || what FROM (
+SELECT name || ': ' || replace(what, E'\n', ' ') FROM (
 	SELECT name, 'is there' AS what FROM member
 	UNION ALL
-	SELECT name, 'comment ' || description FROM member JOIN pg_description USING (classid) WHERE objoid = objid
+	SELECT name, 'comment ' || description FROM member JOIN pg_description d ON d.classoid = classid AND d.objoid = objid
+		WHERE d.objsubid = 0
 	UNION ALL
 	SELECT name, 'granted ' || a::text FROM member JOIN grants USING (classid, objid), unnest(acl) a
 	UNION ALL
-	SELECT name, 'initially granted ' || a::text FROM member JOIN pg_init_privs i USING (classid), unnest(initprivs) a
-		WHERE i.objoid = objid
+	SELECT name, 'initially granted ' || a::text FROM member JOIN pg_init_privs i ON i.classoid = classid AND i.objoid = objid,
+			unnest(initprivs) a
 	UNION ALL
 	SELECT name, CASE f.prokind WHEN 'a' THEN to_jsonb(g)::text ELSE pg_get_functiondef(f.oid) END
 		FROM member JOIN pg_proc f ON classid = 'pg_proc'::regclass AND f.oid = objid
 		LEFT JOIN pg_aggregate g ON g.aggfnoid = f.oid
 	UNION ALL
-	SELECT name, 'relation of kind ' || relkind || ', ' || COALESCE(reloptions::text, 'no options') || ', ' ||
+	SELECT name, 'relation of kind ' || relkind::text || ', ' || COALESCE(reloptions::text, 'no options') || ', ' ||
 			COALESCE(pg_get_viewdef(c.oid), 'no view')
 		FROM member JOIN pg_class c ON classid = 'pg_class'::regclass AND c.oid = objid
 	UNION ALL
@@ -106,7 +107,7 @@ SELECT name || ': ' || what FROM (
 ) o ORDER BY 1
 SQL
 
-sub objects { return [ split /\n(?=\S+.*?: )/, $node->safe_psql($_[0], $objects) ] }
+sub objects { return [ split /\n/, $node->safe_psql($_[0], $objects) ] }
 
 # Lines that one database has and the other has not.
 sub differences
@@ -198,9 +199,9 @@ sub add_version
 }
 
 add_version('right', $next);
-create_database('right', " VERSION 'right'");
+create_database('new_right', " VERSION 'right'");
 my $content = update_store('to_right', $version, 'right');
-is(differences('right', 'to_right'), '', 'an update script that is right is accepted');
+is(differences('new_right', 'to_right'), '', 'an update script that is right is accepted');
 store_goes_on('to_right', $content, 'right');
 
 my %wrong = (
@@ -208,7 +209,7 @@ my %wrong = (
 	function => [ $function =~ s/STABLE/VOLATILE/r . $comment . $revoke . $type . $view,
 		qr/^missing: function es_stand_in\(text\): CREATE OR REPLACE FUNCTION.*? STABLE.*^too much: function es_stand_in\(text\): CREATE OR REPLACE FUNCTION/ms ],
 	comment => [ $function . $revoke . $type . $view, qr/^missing: function es_stand_in\(text\): comment nothing$/ ],
-	revoke => [ $function . $comment . $type . $view, qr/^missing: function es_stand_in\(text\): granted .*^missing: function es_stand_in\(text\): initially granted/ms ],
+	revoke => [ $function . $comment . $type . $view, qr/^too much: function es_stand_in\(text\): granted =X\//m ],
 	type => [ $function . $comment . $revoke . $type =~ s/b text/b varchar/r . $view,
 		qr/^missing: type es_stand_in_result: column 2 b text.*^too much: type es_stand_in_result: column 2 b character varying/ms ],
 	view => [ $function . $comment . $revoke . $type . $view =~ s/SELECT 1/SELECT 2/r, qr/^missing: view es_stand_in_view: relation .*SELECT 1 AS a/m ],
@@ -217,10 +218,10 @@ my %wrong = (
 foreach my $wrong (sort keys %wrong)
 {
 	add_version("wrong_$wrong", $wrong{$wrong}[0]);
-	create_database("wrong_$wrong", " VERSION 'wrong_$wrong'");
+	create_database("new_wrong_$wrong", " VERSION 'wrong_$wrong'");
 	create_database("to_wrong_$wrong", " VERSION '$version'");
 	$node->safe_psql("to_wrong_$wrong", "ALTER EXTENSION event_sourcing UPDATE TO 'wrong_$wrong'");
-	like(differences("wrong_$wrong", "to_wrong_$wrong"), $wrong{$wrong}[1], "one that is wrong about $wrong is found out");
+	like(differences("new_wrong_$wrong", "to_wrong_$wrong"), $wrong{$wrong}[1], "one that is wrong about $wrong is found out");
 }
 
 $node->stop;

@@ -73,9 +73,9 @@ es_field_call(Expr *expression, int nargs, const Oid *argtypes, Oid result_type)
 	foreach(cell, expressions)
 	{
 		AttrNumber	number = list_length(columns) + 1;
-		Expr	   *expression = (Expr *) spread(lfirst(cell), &context);
+		Expr	   *field = (Expr *) spread(lfirst(cell), &context);
 
-		columns = lappend(columns, makeTargetEntry(expression, number, NULL, false));
+		columns = lappend(columns, makeTargetEntry(field, number, NULL, false));
 	}
 	if (context.failed)
 		return NULL;

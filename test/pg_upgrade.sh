@@ -148,7 +148,8 @@ fill_old() {
 
 run_pg_upgrade() {
 	(cd "$ES_WORK" && "$ES_BIN/pg_upgrade" -b "$old_bin" -B "$ES_BIN" -d "$ES_WORK/old/data" -D "$ES_PGDATA" \
-		-U postgres -s "$PGHOST" "$@")
+		-U postgres -s "$PGHOST" "$@") ||
+		{ find "$ES_PGDATA/pg_upgrade_output.d" -name '*.log' -exec tail -n 5 {} + && return 1; }
 }
 
 make_clusters() {
@@ -173,6 +174,7 @@ upgrade() {
 	result $? "pg_upgrade --check finds nothing"
 	step "upgrade" run_pg_upgrade
 	result $? "pg_upgrade"
+	[ $failures = 0 ] || return 1
 	step "start the server" start_server || return $SETUP_FAILED
 	same_content
 	result $? "the content is the same"

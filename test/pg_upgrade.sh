@@ -21,6 +21,9 @@
 #       lacks, and all runs there (needs root; mounts are its own, and end with it).
 #       Name both as they are there: /usr/bin/pg_config may be another one.
 #
+# The new server must not be older than the old one: a minor release may write
+# something into a cluster that the releases of the same time know, and no earlier one.
+#
 # Environment: ES_EVENTS, and that of server.sh.
 
 set -uo pipefail
@@ -149,7 +152,7 @@ fill_old() {
 run_pg_upgrade() {
 	(cd "$ES_WORK" && "$ES_BIN/pg_upgrade" -b "$old_bin" -B "$ES_BIN" -d "$ES_WORK/old/data" -D "$ES_PGDATA" \
 		-U postgres -s "$PGHOST" "$@") ||
-		{ find "$ES_PGDATA/pg_upgrade_output.d" -name '*.log' -exec tail -n 5 {} + && return 1; }
+		{ grep -rh -A 4 'error:\|ERROR:' "$ES_PGDATA/pg_upgrade_output.d" && return 1; }
 }
 
 make_clusters() {
@@ -189,10 +192,10 @@ upgrade() {
 
 case ${1:-} in
 	--inside) upgrade ;;
-	--root) if [ $# = 4 ]; then run_in_root "$2" "$3" "$4"; else sed -n '2,25p' "$0" >&2 && (exit 64); fi ;;
+	--root) if [ $# = 4 ]; then run_in_root "$2" "$3" "$4"; else sed -n '2,28p' "$0" >&2 && (exit 64); fi ;;
 	*)
 		if [ $# != 2 ]; then
-			sed -n '2,25p' "$0" >&2
+			sed -n '2,28p' "$0" >&2
 			exit 64
 		fi
 		export ES_OLD_PG_CONFIG=$1 PG_CONFIG=$2

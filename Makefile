@@ -25,7 +25,11 @@ install_script := $(EXTENSION)--$(EXTVERSION).sql
 sql_sources := $(addprefix src/,$(SQL_PARTS))
 c_headers := $(sort $(wildcard src/*.h))
 DATA_built = $(install_script)
-DATA = $(sort $(wildcard src/$(EXTENSION)--*--*.sql))
+# Update scripts, and the frozen install scripts of earlier releases.  That of
+# this version is made from src/, and must be the same (release-check).
+frozen_script := src/release/$(install_script)
+DATA = $(sort $(wildcard src/$(EXTENSION)--*--*.sql)) \
+	$(filter-out $(frozen_script),$(sort $(wildcard src/release/*.sql)))
 EXTRA_CLEAN = $(EXTENSION)--*.sql tmp_check output_iso tmp_check_iso
 
 PG_CPPFLAGS = -I$(srcdir)/src
@@ -82,6 +86,13 @@ $(install_script): $(sql_sources) $(sql_unlisted) $(EXTENSION).control Makefile
 	  for part in $(sql_sources); do echo; cat "$$part" || exit; done; } > $@.tmp
 	mv $@.tmp $@
 
+# A released version does not change; docs/releasing.md has the steps.
+release-check: $(install_script)
+	@cmp $(install_script) $(frozen_script)
+	@grep -qF '"version": "$(EXTVERSION)"' META.json || { echo "META.json has another version"; exit 1; }
+	@grep -qE '^## $(subst .,\.,$(EXTVERSION)) \([0-9]{4}-[0-9]{2}-[0-9]{2}\)' CHANGELOG.md || \
+		{ echo "CHANGELOG.md has no date for $(EXTVERSION)"; exit 1; }
+
 # One suite at a time: "make installcheck" stops at the first that fails.
 installcheck-regress:
 	$(pg_regress_installcheck) $(REGRESS_OPTS) $(REGRESS)
@@ -97,7 +108,7 @@ list-isolation:
 list-tap:
 	@$(foreach t,$(PROVE_TESTS),echo $(t);)
 
-.PHONY: installcheck-regress installcheck-isolation installcheck-tap list-regress list-isolation list-tap
+.PHONY: release-check installcheck-regress installcheck-isolation installcheck-tap list-regress list-isolation list-tap
 endif
 
 # Everything below runs on a machine without PostgreSQL, as root or as anyone:
@@ -139,6 +150,7 @@ help:
 	@echo "make bench-profile   where the instructions of a call go"
 	@echo "make format          indent the C sources; format-check only looks"
 	@echo "make lint            clang-tidy, cppcheck and shellcheck"
+	@echo "make release-check   is the frozen install script of this version what src/ makes?"
 	@echo "make installcheck    run the tests on an installed and running server"
 
 .PHONY: test test-matrix test-assert test-valgrind test-sanitize coverage demo bench bench-size bench-age bench-memory bench-profile format format-check lint help

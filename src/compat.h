@@ -53,6 +53,18 @@
 #define es_may_become(member, role)		is_member_of_role((member), (role))
 #endif
 
+/*
+ * 16: expression_tree_mutator() takes any callback.  Before it took one without
+ * a prototype, and since C23 that is one without arguments.
+ */
+#if PG_VERSION_NUM >= 160000
+#define es_expression_tree_mutator(node, mutator, context) \
+	expression_tree_mutator((node), (mutator), (context))
+#else
+#define es_expression_tree_mutator(node, mutator, context) \
+	expression_tree_mutator((node), (void *) (mutator), (context))
+#endif
+
 /* 17: LockHeldByMe() can also look for stronger modes */
 #if PG_VERSION_NUM >= 170000
 #define es_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode), false)

@@ -33,6 +33,7 @@
 #include "feed.h"
 #include "lock_tag.h"
 #include "log.h"
+#include "replica.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -61,8 +62,13 @@ es_feed_register(EsStore *store)
 		if (es_lock_held_by_me(&tag, ShareLock))
 			return;
 	}
-	if (!store->position_checked)
+	if (!store->append_checked)
+	{
+		/* once per session and change of the log, its sequence or a subscription */
+		es_replica_forbid(store, "append to");
 		check_sequence(store);
+		store->append_checked = true;
+	}
 
 	store->inflight_bound = es_feed_last_drawn(store);
 	store->inflight_bound_set = true;
@@ -98,7 +104,8 @@ es_feed_high_water(EsStore *store)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot tell the high-water mark during recovery"),
 				 errdetail("A standby does not see which transactions of the primary have positions in flight."),
-				 errhint("Read the feed on the primary, or read the table of the log itself without its guarantee.")));
+				 errhint("Read the feed on the primary, or the table of the log up to a replicated checkpoint.")));
+	es_replica_forbid(store, "tell the high-water mark of");
 
 	return high_water(store, &by_prepared);
 }
@@ -220,8 +227,7 @@ high_water(EsStore *store, bool *by_prepared)
 /*
  * Refuse to append where the sequence cannot give rising positions: when it is
  * behind the log, a consumer that is past those positions would never see the
- * events; when it hands out values in advance, a bound of them is none.  Once
- * per session and change of the sequence or the log.
+ * events; when it hands out values in advance, a bound of them is none.
  */
 static void
 check_sequence(EsStore *store)
@@ -251,7 +257,6 @@ check_sequence(EsStore *store)
 				 errdetail("The last event has position %lld, the sequence is at %lld.",
 						   (long long) last, (long long) drawn),
 				 errhint("Bring the store up to date with es_upgrade_store().")));
-	store->position_checked = true;
 }
 
 static void

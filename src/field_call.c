@@ -19,6 +19,7 @@
 
 #include "access/tupdesc.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "executor/executor.h"
 #include "field_call.h"
 #include "funcapi.h"
@@ -167,7 +168,7 @@ spread(Node *node, Spread *context)
 		return column(context, param->paramid - 1, 1, param->paramtype, param->paramtypmod,
 					  param->paramcollid);
 	}
-	return expression_tree_mutator(node, spread, context);
+	return es_expression_tree_mutator(node, spread, context);
 }
 
 static Node *

@@ -22,6 +22,7 @@
 #include "projection_definition.h"
 #include "projection_mode.h"
 #include "rebuild.h"
+#include "replica.h"
 #include "run_as.h"
 #include "spi_plan.h"
 #include "storage/lmgr.h"
@@ -80,6 +81,7 @@ es_alter_projection(PG_FUNCTION_ARGS)
 												 text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	EsProjection *projection = es_projection_by_name(store, name);
 
+	es_replica_forbid(store, "change the mode of a projection of");
 	SPI_connect();
 	if (async && !projection->async)
 		make_async(store, projection);
@@ -97,6 +99,8 @@ es_pause(PG_FUNCTION_ARGS)
 	char	   *name = es_argument_text(fcinfo, 0, "the projection's name", true);
 	EsSubscription *subscription = subscription_to_pause(store, name);
 
+	if (subscription == NULL)
+		es_replica_forbid(store, "pause an inline projection of");
 	SPI_connect();
 	if (subscription)
 	{

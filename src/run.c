@@ -34,6 +34,7 @@
 #include "feed.h"
 #include "log.h"
 #include "parked_event.h"
+#include "replica.h"
 #include "row_receiver.h"
 #include "run.h"
 #include "run_as.h"
@@ -253,6 +254,13 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 	if (max_events == 0)
 		max_events = PG_INT64_MAX;
 	require_read_committed();
+	if (runner->foreground)
+		es_replica_forbid(store, "run subscriptions of");
+	else if (es_replica_is(store))
+	{
+		step->settled = true;	/* until es_upgrade_store() wakes us */
+		return;
+	}
 	SPI_connect();
 	refresh_units(runner, store);
 

@@ -294,6 +294,7 @@ static void drop_store(StoreEntry *entry);
 pg_noreturn static void no_store(const char *schema_name);
 static void invalidate_schema(Datum arg, int cacheid, uint32 hashvalue);
 static void invalidate_definitions(Datum arg, int cacheid, uint32 hashvalue);
+static void invalidate_subscribed(Datum arg, int cacheid, uint32 hashvalue);
 static void invalidate_relation(Datum arg, Oid relid);
 static void forbid_at_abort(XactEvent event, void *arg);
 static void forbid_at_subabort(SubXactEvent event, SubTransactionId mysubid,
@@ -322,6 +323,7 @@ es_store_init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, invalidate_schema, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, invalidate_definitions, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, invalidate_definitions, (Datum) 0);
+	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, invalidate_subscribed, (Datum) 0);
 	CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
 	RegisterXactCallback(forbid_at_abort, NULL);
 	RegisterSubXactCallback(forbid_at_subabort, NULL);
@@ -754,7 +756,7 @@ look_at_store(StoreEntry *entry, const char *schema_name)
 	Oid			event;
 
 	if (entry->store)
-		entry->store->position_checked = false;
+		entry->store->append_checked = false;
 	event = get_relname_relid("event", entry->schema);
 	if (!OidIsValid(event) || !OidIsValid(get_relname_relid("event_position", entry->schema)))
 		no_store(schema_name);
@@ -850,6 +852,19 @@ invalidate_definitions(Datum arg, int cacheid, uint32 hashvalue)
 		if (entry->store)
 			for (int i = 0; i < ES_DEFINITION_KINDS; i++)
 				entry->store->definitions_valid[i] = false;
+}
+
+/* Logical replication: a log may have become a replica. */
+static void
+invalidate_subscribed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS scan;
+	StoreEntry *entry;
+
+	hash_seq_init(&scan, stores);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->store)
+			entry->store->append_checked = false;
 }
 
 static void

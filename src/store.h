@@ -37,7 +37,7 @@ typedef struct EsStore
 	Oid			event;			/* table event: the log */
 	Oid			event_position; /* its sequence */
 	Oid			definition_tables[ES_DEFINITION_KINDS];
-	bool		position_checked;	/* the sequence is not behind the log */
+	bool		append_checked; /* no replica, and the sequence is not behind the log */
 	MemoryContext context;		/* holds this and all that hangs on it */
 	HTAB	   *plans;			/* of spi_plan.c */
 	struct EsLogShape *log;		/* of log.c */

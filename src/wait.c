@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "log.h"
 #include "projection_definition.h"
+#include "replica.h"
 #include "spi_plan.h"
 #include "subscription.h"
 #include "utils/array.h"
@@ -226,8 +227,8 @@ checkpoint_passed(EsStore *store, EsSubscription *subscription, int64 position)
 
 	if (lowest >= position)
 		return true;
-	/* a standby cannot tell what may still come */
-	if (RecoveryInProgress() || es_feed_high_water(store) < position)
+	/* neither a standby nor a replica can tell what may still come */
+	if (RecoveryInProgress() || es_replica_is(store) || es_feed_high_water(store) < position)
 		return false;
 	return lowest >= es_log_position_at_or_before(store, position, GetLatestSnapshot());
 }

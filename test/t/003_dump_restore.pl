@@ -1,7 +1,8 @@
 # A store outlives everything around it: pg_dump brings all of it to another
 # database, DROP EXTENSION leaves it, and it works again after CREATE EXTENSION,
 # in whatever schema; it can have any name, and get another one while sessions
-# are at work on it.
+# are at work on it.  Whatever a store has, definitions of all kinds, checkpoints,
+# leases, schedules, grants, comes along in every format of a dump, and goes on.
 
 use strict;
 use warnings;
@@ -270,6 +271,57 @@ SELECT ext.es_rebuild_projection('totals');
 SELECT count(*) FROM ext.es_lint() l WHERE l::text ~ 'error';
 SELECT ext.es_diagram() ~ 'flowchart';
 SQL
+
+# ---------------------------------------------------------------------------
+# Something of everything, in every format
+# ---------------------------------------------------------------------------
+
+$node->safe_psql('postgres', 'CREATE DATABASE full_store');
+$node->safe_psql('full_store', "CREATE EXTENSION event_sourcing; $oracle");
+$node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-o', "$dir/full_store.out", '-d', $node->connstr('full_store'),
+		'-f', dirname(__FILE__) . '/../full_store.sql' ], 'a store with something of everything');
+my $full_content = $node->safe_psql('full_store', 'SELECT * FROM shop.content()');
+foreach my $table (qw(event aggregate projection subscription checkpoint parked_event consumer process schedule receipt snapshot))
+{
+	like($full_content, qr/^es\.$table: /m, "$table is not empty");
+}
+
+my @psql = ('psql', '-Xq', '-v', 'ON_ERROR_STOP=1');
+my $full = $node->connstr('full_store');
+my %how = (
+	plain => [ [ 'pg_dump', '-f', "$dir/full.sql", $full ], [ @psql, '-d', 'TO', '-f', "$dir/full.sql" ] ],
+	inserts => [ [ 'pg_dump', '--column-inserts', '-f', "$dir/full_inserts.sql", $full ], [ @psql, '-d', 'TO', '-f', "$dir/full_inserts.sql" ] ],
+	custom => [ [ 'pg_dump', '-Fc', '-f', "$dir/full.dump", $full ], [ 'pg_restore', '--exit-on-error', '-d', 'TO', "$dir/full.dump" ] ],
+	parallel => [
+		[ 'pg_dump', '-Fd', '-j', 2, '-f', "$dir/full_parallel", $full ],
+		[ 'pg_restore', '-j', 2, '--exit-on-error', '-d', 'TO', "$dir/full_parallel" ] ],
+	# some schemas, into a database that has the extension
+	schemas => [
+		[ 'pg_dump', '-n', 'es', '-n', 'shop', '-n', 'oracle', '-f', "$dir/full_schemas.sql", $full ],
+		[ @psql, '-d', 'TO', '-c', 'CREATE EXTENSION event_sourcing', '-f', "$dir/full_schemas.sql" ] ],
+	# the tables first, their rows later
+	data_only => [
+		[ 'pg_dump', '-s', '-f', "$dir/full_empty.sql", $full ],
+		[ @psql, '-d', 'TO', '-f', "$dir/full_empty.sql" ],
+		[ 'pg_dump', '-a', '-Fc', '-f', "$dir/full_data.dump", $full ],
+		[ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', 'TO', "$dir/full_data.dump" ],
+		[ @psql, '-o', "$dir/upgrade.out", '-d', 'TO', '-c', 'SELECT es_upgrade_store()' ] ]);
+
+foreach my $how (sort keys %how)
+{
+	my $db = "full_$how";
+	my $to = $node->connstr($db);
+	$node->safe_psql('postgres', "CREATE DATABASE $db TEMPLATE template0");
+	foreach my $command (@{ $how{$how} })
+	{
+		$node->command_ok([ map { $_ eq 'TO' ? $to : $_ } @$command ], "$how: $$command[0]");
+	}
+	# the extension is no part of a dump of schemas, nor are the grants on its functions
+	$node->safe_psql($db, 'GRANT EXECUTE ON FUNCTION es_append(text, es_new_event[], bigint, uuid, uuid) TO shop_app;
+		REVOKE EXECUTE ON FUNCTION es_lint() FROM PUBLIC') if $how eq 'schemas';
+	is($node->safe_psql($db, 'SELECT * FROM shop.content()'), $full_content, "$how: the same content");
+	is($node->safe_psql($db, 'SELECT * FROM shop.goes_on()'), '', "$how: everything goes on");
+}
 
 $node->stop;
 done_testing();

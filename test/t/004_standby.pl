@@ -1,9 +1,15 @@
 # A hot standby reads streams and states as the primary does, and says clearly
 # what it cannot do: tell the high-water mark, and write.  After its promotion
 # it is a primary like any other, for the sessions that were there before, too.
+#
+# A failover under load: readers that keep a position of their own, of the
+# primary's feed or of the standby's up to a checkpoint, go on at the new primary
+# and miss nothing; so do the workers.  Where replication is asynchronous a reader
+# may have seen what is lost then, and finds out (docs/replication.md).
 
 use strict;
 use warnings;
+use Cwd qw(abs_path);
 use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -113,4 +119,145 @@ is($standby->safe_psql('postgres', 'SELECT * FROM oracle.problems()'), '', 'log,
 
 $session->quit;
 $standby->stop;
+
+# ---------------------------------------------------------------------------
+# Failover under load, with synchronous replication
+# ---------------------------------------------------------------------------
+
+# Statements of the documentation, by the comments before them.
+my %recipe;
+my $page = slurp_file(abs_path(dirname(__FILE__) . '/../..') . '/docs/replication.md');
+push @{ $recipe{$1} }, $2 while $page =~ /^<!-- (\w+) -->\n```sql\n(.*?)^```$/msg;
+
+my $old = PostgreSQL::Test::Cluster->new('old');
+$old->init(allows_streaming => 1);
+$old->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'event_sourcing'
+event_sourcing.databases = 'postgres'
+event_sourcing.workers = 1
+max_prepared_transactions = 5
+CONF
+$old->start;
+$old->safe_psql('postgres', <<'SQL');
+CREATE EXTENSION event_sourcing;
+SELECT es_create_store();
+CREATE TABLE handled (position bigint);
+CREATE FUNCTION note(e es_event) RETURNS void LANGUAGE sql BEGIN ATOMIC INSERT INTO handled VALUES (e.position); END;
+SELECT es_create_handler('note', 'note');
+SQL
+$old->safe_psql('postgres', $recipe{publisher}[0]);    # feed_mark
+$old->safe_psql('postgres', slurp_file(dirname(__FILE__) . '/../oracle.sql'));
+$old->backup('backup');
+my $new = PostgreSQL::Test::Cluster->new('new');
+$new->init_from_backup($old, 'backup', has_streaming => 1);
+$new->start;
+$old->append_conf('postgresql.conf', "synchronous_standby_names = '*'\n");
+$old->reload;
+$old->safe_psql('postgres', q{BEGIN; SELECT es_append('prepared', ARRAY[es_new_event('t')]); PREPARE TRANSACTION 'kept'});
+
+# A reader: the server, the positions read, and the event_id of the last.
+my %reader = (primary => [], standby => []);
+
+sub read_at
+{
+	my ($name, $node, $sql) = @_;
+	my $position = $reader{$name}[-1] // 0;
+	$sql =~ s/:position/$position/;
+	my @got = map { (split /\|/)[0] } split /\n/, $node->safe_psql('postgres', $sql);
+	push @{ $reader{$name} }, @got;
+	return scalar @got;
+}
+
+# Clients append to streams of their own and to common ones, in transactions of
+# different lengths; what is acknowledged goes to a file.
+my $dir = PostgreSQL::Test::Utils::tempdir;
+my @clients;
+foreach my $client (1 .. 4)
+{
+	append_to_file("$dir/$client.sql", join('', map {
+		my $sleep = $_ % 3 ? '' : "SELECT pg_sleep(random() * 0.002) \\g /dev/null\n";
+		my $end = $_ % 7 ? 'COMMIT' : 'ROLLBACK';
+		"BEGIN;\nSELECT position FROM es_append('log-$client', ARRAY[es_new_event('t')]) \\gset\n$sleep"
+		. "SELECT es_append('common-' || ($_ * $client) % 5, ARRAY[es_new_event('t')]) \\g /dev/null\n$end;\n"
+		. ($end eq 'COMMIT' ? "\\echo :position\n" : '') } 1 .. 20000));
+	push @clients, IPC::Run::start(
+		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $old->connstr('postgres'), '-f', "$dir/$client.sql" ],
+		'>', "$dir/$client.out", '2>', "$dir/$client.err");
+}
+
+# Nothing above the prepared transaction is shown before it ends.
+$old->poll_query_until('postgres', 'SELECT count(*) > 300 FROM es.event') or die 'no load';
+is(read_at('primary', $old, 'SELECT position FROM es_read_all(:position)'), 0, 'a prepared transaction holds the feed back');
+is(read_at('standby', $new, $recipe{reader}[0]), 0, 'also on the standby');
+$old->safe_psql('postgres', q{COMMIT PREPARED 'kept'});
+
+my %portions = (primary => 0, standby => 0);
+while ($portions{primary} < 8 || $portions{standby} < 8)
+{
+	$portions{primary}++ if read_at('primary', $old, 'SELECT position FROM es_read_all(:position)');
+	$portions{standby}++ if read_at('standby', $new, $recipe{reader}[0]);
+	die 'a client has failed' if grep { -s "$dir/$_.err" } 1 .. 4;
+}
+# once more, as late as can be
+read_at('primary', $old, 'SELECT position FROM es_read_all(:position, max_count => NULL)');
+$old->stop('immediate');
+$_->finish foreach @clients;
+$new->promote;
+
+my @acknowledged = map { slurp_file("$dir/$_.out") =~ /^(\d+)\n/mg } 1 .. 4;
+note(@acknowledged . ' transactions were acknowledged; read ' . @{ $reader{primary} } . ' and ' . @{ $reader{standby} } . ' events before the failover');
+cmp_ok(scalar @acknowledged, '>', 300, 'the clients were at work');
+is($new->safe_psql('postgres', 'SELECT count(*) FROM unnest(ARRAY[' . join(',', @acknowledged) . ']) AS a(position)
+		WHERE NOT EXISTS (SELECT FROM es.event e WHERE e.position = a.position)'),
+	'0', 'everything acknowledged is there');
+
+my $restored = $new->safe_psql('postgres', 'SELECT max(position) FROM es.event');
+$new->safe_psql('postgres', q{SELECT es_append('common-' || n % 5, ARRAY[es_new_event('t')]) FROM generate_series(1, 50) n});
+is($new->safe_psql('postgres', "SELECT count(*) FROM es.event WHERE position > $restored"), '50', 'new positions are above the last');
+my $all = $new->safe_psql('postgres', 'SELECT position FROM es.event ORDER BY position');
+foreach my $name (sort keys %reader)
+{
+	my $before = @{ $reader{$name} };
+	read_at($name, $new, 'SELECT position FROM es_read_all(:position, max_count => NULL)');
+	cmp_ok(@{ $reader{$name} } - $before, '>=', 50, "the reader of the $name goes on");
+	is(join("\n", @{ $reader{$name} }), $all, 'and has every event once, in order');
+}
+$new->poll_query_until('postgres', 'SELECT count(*) >= (SELECT count(*) FROM es.event) FROM handled') or die 'not handled';
+is($new->safe_psql('postgres', 'SELECT position FROM handled ORDER BY position'), $all, 'the worker has handled every event once');
+is($new->safe_psql('postgres', 'SELECT * FROM oracle.problems()'), '', 'the log is whole');
+
+# ---------------------------------------------------------------------------
+# Asynchronous replication: a reader has seen what is lost
+# ---------------------------------------------------------------------------
+
+$new->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
+$new->reload;
+$new->backup('backup');
+my $third = PostgreSQL::Test::Cluster->new('third');
+$third->init_from_backup($new, 'backup', has_streaming => 1);
+$third->start;
+my $event = q{SELECT position, event_id FROM es_read_all(backward => true, max_count => 1)};
+my @shared = split /\|/, $new->safe_psql('postgres', $event);
+$new->wait_for_catchup($third);
+$third->append_conf('postgresql.conf', "primary_conninfo = ''\n");
+$third->reload;
+$new->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_stat_replication') or die 'still connected';
+$new->safe_psql('postgres', q{SELECT es_append('lost', ARRAY[es_new_event('t')]) FROM generate_series(1, 100)});
+my @lost = split /\|/, $new->safe_psql('postgres', $event);
+$new->stop('immediate');
+$third->promote;
+$third->safe_psql('postgres', q{SELECT es_append('other', ARRAY[es_new_event('t')]) FROM generate_series(1, 200)});
+
+sub knows
+{
+	my ($position, $event_id) = @_;
+	(my $sql = $recipe{check}[0]) =~ s/:position/$position/;
+	$sql =~ s/:'event_id'/'$event_id'/;
+	return $third->safe_psql('postgres', $sql);
+}
+is($third->safe_psql('postgres', "SELECT stream FROM es.event WHERE position = $lost[0]"), 'other', 'positions of lost events are drawn again');
+is(knows(@lost), 'f', 'a reader of lost events finds out');
+is(knows(@shared), 't', 'one that has not seen any goes on');
+
+$third->stop;
 done_testing();

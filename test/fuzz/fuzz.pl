@@ -311,13 +311,14 @@ sub text
 	return quote(pick(@aggregates, @subscriptions, @projections, @own_types));
 }
 
-# Names of definitions that fit a function: "kept" ones only where nothing is changed for good.
+# Names of definitions that fit a function: "kept" ones only where nothing is changed for
+# good.  While one is paused, events that it cannot handle would be let in.
 sub definition
 {
 	my ($name) = @_;
 	my @names = $name =~ /aggregate/ ? @aggregates : $name =~ /projection/ ? @projections
 		: $name =~ /process/ ? ('courier', 's1') : (@subscriptions, @projections);
-	push @names, @kept if $name !~ /create|drop|reset|alter|nack|ack|fetch/;
+	push @names, @kept if $name !~ /create|drop|reset|alter|nack|ack|fetch|pause/;
 	push @names, 'kept' if $name =~ /aggregate/ && $name !~ /create|drop/;
 	return @names;
 }

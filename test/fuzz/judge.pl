@@ -24,6 +24,7 @@ my $fault = qr{
 my $not_ours = qr{
 	could\ not\ open\ relation\ with\ OID\ 0\b
 	|invalid\ INTERVAL\ typmod
+	|^cache\ lookup\ failed\ for\ type\ \d+\ at\ character\ \d+$	# dropped while a query is parsed
 	|^tuple\ concurrently\ (?:updated|deleted)$
 }x;
 

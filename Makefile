@@ -50,7 +50,7 @@ TAP_TESTS := $(if $(PROVE_TESTS),1)
 
 # PGXS is not needed for the developers' goals, may be missing when they start,
 # and does not survive a space in the path; they work in a copy (test/server.sh).
-dev_goals := test test-matrix test-assert test-valgrind test-sanitize coverage \
+dev_goals := test test-matrix test-assert test-valgrind test-sanitize coverage fuzz sqlsmith soak \
 	demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
 pgxs_goals := $(filter-out $(dev_goals),$(or $(MAKECMDGOALS),all))
 
@@ -125,6 +125,12 @@ test-sanitize:
 	@SANITIZE=1 bash test/assert.sh
 coverage:
 	@COVERAGE=1 bash test/run.sh
+fuzz:
+	@bash test/fuzz.sh $(CALLS) $(SEED)
+sqlsmith:
+	@bash test/sqlsmith.sh
+soak:
+	@bash test/server.sh bash bench/soak.sh
 demo:
 	@bash examples/demo.sh
 bench:
@@ -142,6 +148,9 @@ help:
 	@echo "make test-valgrind   regression, isolation and pgTAP tests under valgrind on that server"
 	@echo "make test-sanitize   all tests with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make coverage        how many lines of the C code the tests run"
+	@echo "make fuzz            every function with generated arguments; see the head of test/fuzz.sh"
+	@echo "make sqlsmith        random queries over a full store, for ten minutes"
+	@echo "make soak            two hours of mixed load; see the head of bench/soak.sh"
 	@echo "make demo            run the example application on a private server"
 	@echo "make bench           run the benchmarks on a private server; see the head of bench/run.sh"
 	@echo "make bench-size      the same with stores of 1, 10 and (BENCH_SIZE=100) 100 million events"
@@ -153,4 +162,4 @@ help:
 	@echo "make release-check   is the frozen install script of this version what src/ makes?"
 	@echo "make installcheck    run the tests on an installed and running server"
 
-.PHONY: test test-matrix test-assert test-valgrind test-sanitize coverage demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
+.PHONY: test test-matrix test-assert test-valgrind test-sanitize coverage fuzz sqlsmith soak demo bench bench-size bench-age bench-memory bench-profile format format-check lint help

@@ -103,7 +103,7 @@ BEGIN PERFORM hostile_owner_code.tell(); RETURN NULL; END $$;
 SELECT es_create_process_manager('process', initial_state => '(,x)');
 -- triggers on the store's tables
 SELECT format('CREATE TRIGGER tell BEFORE INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION tell_trigger()', oid::regclass)
-FROM pg_class WHERE relnamespace = 'hostile_owner'::regnamespace AND relkind = 'r' \gexec
+FROM pg_class WHERE relnamespace = 'hostile_owner'::regnamespace AND relkind = 'r' ORDER BY relname COLLATE "C" \gexec
 SELECT count(es_dispatch(ROW(i % 3, i)::deposit)) FROM generate_series(1, 5) AS i;
 SELECT es_schedule(ROW('7', 7)::deposit, now()) IS NOT NULL AS scheduled;
 RESET ROLE;

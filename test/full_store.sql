@@ -126,6 +126,7 @@ CREATE INDEX event_recorded_at ON es.event USING brin (recorded_at);
 GRANT USAGE ON SCHEMA es, shop TO shop_app;
 GRANT SELECT, INSERT ON es.event TO shop_app;
 GRANT SELECT (name) ON es.aggregate TO shop_app;
+GRANT SELECT ON es.projection TO shop_app;
 GRANT USAGE ON SEQUENCE es.event_position TO shop_app;
 GRANT INSERT ON entry, paused_entry TO shop_app;		-- inline projections run with the caller's rights
 GRANT EXECUTE ON FUNCTION es_append(text, es_new_event[], bigint, uuid, uuid) TO shop_app;

@@ -31,6 +31,7 @@ $node->start;
 $node->safe_psql('postgres', <<'SQL');
 CREATE EXTENSION event_sourcing;
 SELECT es_create_store();
+CREATE ROLE clerk;
 
 -- A state by an inlined function, and commands that may be refused.
 CREATE TYPE account AS (id text, balance bigint);
@@ -152,6 +153,8 @@ my @common = (
 
 # Seldom: definitions, maintenance and what an operator looks at.
 my @rare = (
+	q{SELECT es_grant('clerk', 'append'), es_grant('clerk', 'dispatch')},
+	q{SELECT es_revoke('clerk', 'append')},
 	q{SELECT es_create_aggregate('bookkeeping', execute_function => 'other_execute'), es_drop_aggregate('bookkeeping')},
 	q{SELECT es_create_projection('spare', mode => 'async', targets => '{spare}', query => tally('spare'))},
 	q{SELECT es_create_projection('spare', targets => '{spare}', query => tally('spare'))},
@@ -246,7 +249,8 @@ is( join(' ', grep { $called !~ /\b$_\b/ } split /\n/,
 		$node->safe_psql('postgres', q{
 			SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
 				JOIN pg_extension x ON d.refobjid = x.oid AND d.deptype = 'e' AND x.extname = 'event_sourcing'
-			WHERE p.prorettype <> 'trigger'::regtype AND p.proname NOT IN ('es_definition', 'es_overload', 'es_event_type',
+			WHERE p.prorettype <> 'trigger'::regtype AND p.proname NOT IN ('es_definition', 'es_check_grant', 'es_privilege_part',
+				'es_privileges', 'es_inspected_store', 'es_overload', 'es_event_type',
 				'es_inline_obstacle', 'es_name_parts', 'es_subscription_states', 'es_parked_events', 'es_schedules',
 				'es_aggregate_counts', 'es_wait_for_result') ORDER BY 1})),
 	'', 'every public function is called');

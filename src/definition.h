@@ -47,7 +47,8 @@ typedef struct EsDefinitionTable
  * The definitions of a kind, as they are now and not as the transaction's
  * snapshot has them.  What was loaded before is loaded anew after any change
  * of a definition, function, type or schema, and for a role that may not read
- * it or might see other definitions.  begin and read run in the set's context.  Usable to the end of the transaction.
+ * it or might see other definitions.  begin and read run in the set's context.
+ * Usable to the end of the transaction.
  */
 extern EsDefinitions *es_definitions(EsStore *store, const EsDefinitionTable *table);
 

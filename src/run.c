@@ -282,6 +282,7 @@ run_step(EsRunner *runner, int64 max_events, EsRunStep *step)
 static void
 run_schedules(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step)
 {
+	TimestampTz recur_until = runner->foreground ? runner->started : DT_NOEND;
 	bool		dispatched;
 
 	/* while events come all the time, it is not asked about each time, but soon again */
@@ -292,8 +293,8 @@ run_schedules(EsRunner *runner, EsStore *store, TimestampTz now, EsRunStep *step
 		step->next_time = runner->schedule_looked + SCHEDULE_LOOK_US;
 		return;
 	}
-	if (es_schedule_run_due(store, runner->foreground, runner->foreground ? runner->started : DT_NOEND,
-							&dispatched, &runner->next_schedule))
+	if (es_schedule_run_due(store, runner->foreground, recur_until, &dispatched,
+							&runner->next_schedule))
 	{
 		step->worked = true;
 		step->more = true;

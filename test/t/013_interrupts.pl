@@ -327,10 +327,10 @@ sub contexts
 	$session->query(join(";\n", @undo, @undisturbed, (grep { /es_grant|es_revoke/ } @undisturbed) x 6));
 	$session->{stderr} = '';
 	$session->query_safe(q{SELECT es_stream_version('x')});
-	return $session->query_safe(q{SELECT name, count(*), sum(total_bytes) FROM pg_backend_memory_contexts GROUP BY name ORDER BY name});
+	return $session->query_safe(q{SELECT name, count(*), sum(used_bytes) FROM pg_backend_memory_contexts GROUP BY name ORDER BY name});
 }
 
-sub total_bytes { my $sum = 0; $sum += $_ foreach $_[0] =~ /\|(\d+)$/mg; return $sum }
+sub bytes { my $sum = 0; $sum += $_ foreach $_[0] =~ /\|(\d+)$/mg; return $sum }
 
 my ($done, $round) = (0, 0);
 my $memory;
@@ -355,8 +355,8 @@ cmp_ok($outcomes{'55P03'} || 0, '>', 0, 'some have not got their lock in time');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid"), '0', 'no lock');
 is($node->safe_psql('postgres', "SELECT backend_xid, backend_xmin FROM pg_stat_activity WHERE pid = $pid"), '|', 'no snapshot');
 
-my $grown = total_bytes($at_end) - total_bytes($memory);
-note('memory: ' . total_bytes($memory) . " bytes after the first thousand, grown by $grown");
+my $grown = bytes($at_end) - bytes($memory);
+note('memory: ' . bytes($memory) . " bytes after the first thousand, grown by $grown");
 cmp_ok($grown, '<', 512 * 1024, 'no memory');
 my %before = map { /^(.*)\|(\d+\|\d+)$/ } split /\n/, $memory;
 foreach (split /\n/, $at_end)

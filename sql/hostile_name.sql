@@ -32,13 +32,9 @@ INSERT INTO name VALUES
 	(14, 'four bytes a character', U&'\+01F40E\+01F9EA'),
 	(15, 'combining characters, no width', U&'e\0301\200B\FEFF'),
 	(16, 'dots and brackets', 'a.b"."c(d)[e]{f}'),
-	(17, 'a word of SQL', 'select'),
 	(18, 'marks of the extension', '@store@ @extension@ @extschema@'),
-	(19, 'only blanks', '   '),
 	(20, 'as long as a name can be', repeat(U&'\+01F40E', 15) || 'xyz'),
-	(21, 'Mermaid', '"]:::x --> y[(<b>#amp;</b>'),
-	(22, 'JSON', '{"a": ["\u0041", null]}'),
-	(23, 'an array', '{a,"b",NULL}');
+	(21, 'Mermaid', '"]:::x --> y[(<b>#amp;</b>');
 
 -- ---------------------------------------------------------------------------
 -- An application whose every name is this one
@@ -166,6 +162,7 @@ SELECT count(*) AS victims FROM victim;
 SELECT format('DROP SCHEMA %I CASCADE', :'name') \gexec
 SELECT count(*) AS stores FROM pg_namespace JOIN name ON nspname IN (name, 'app ' || left(name, 10)) WHERE nspname <> 'public';
 
+DROP OWNED BY "regress_es_'""; name";
 DROP ROLE "regress_es_'""; name";
 DROP SCHEMA hostile_name_test CASCADE;
 RESET client_min_messages;

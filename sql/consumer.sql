@@ -320,6 +320,23 @@ SELECT es_nack('p', 'a', 1, NULL);
 SELECT es_nack('p', 'a', 41);
 \echo :LAST_ERROR_SQLSTATE
 
+-- A lease ends within the range of timestamps, wherever it begins; the longest one works.
+SELECT es_create_subscription('long', lease => '178000000 years');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_subscription('long', lease => '1000 years 1 microsecond');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_subscription('long', lease => '0');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_subscription('long', lease => '-178000000 years');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_subscription('long', lease => '1000 years');
+SELECT position FROM es_fetch('long', 'a', 2);
+SELECT position, consumer, leased_to, leased_until > now() + interval '999 years' AS long FROM partition_test.checkpoint WHERE subscription = 'long';
+SELECT count(*) FROM es_fetch('long', 'b', 2);
+SELECT es_ack('long', 'a', 2);
+SELECT position FROM es_fetch('long', 'b', 2);
+SELECT es_drop_subscription('long');
+
 -- What the store runs itself is not pulled.
 CREATE FUNCTION handle(e es_event) RETURNS void LANGUAGE sql RETURN NULL;
 SELECT es_create_handler('h', 'handle');

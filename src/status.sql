@@ -24,7 +24,7 @@ BEGIN
 				(SELECT array_agg(DISTINCT k.pid) FROM pg_locks k
 				 WHERE k.locktype = ''advisory'' AND k.granted AND k.objsubid = 58628
 					AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-					AND k.classid = ''%1$I.event''::regclass
+					AND k.classid = %2$L::regclass
 					AND k.objid::bigint / 1024 = s.id %% 4194304),
 				s.owner
 		 FROM %1$I.subscription s
@@ -43,7 +43,7 @@ BEGIN
 									 ORDER BY e.position LIMIT 1)), 0)::double precision AS seconds
 			FROM %1$I.event e WHERE e.position > c.position) l
 		 ORDER BY s.id',
-		store);
+		store, format('%I.event', store));
 END $$;
 COMMENT ON FUNCTION es_subscription_states() IS 'subscriptions of the current store with their progress; for the view es_subscription_status';
 

@@ -152,6 +152,13 @@ typedef struct EsJsonbState
 #define es_relation_publications(relation)	GetRelationPublications(relation)
 #endif
 
+/* 19: a row type must be finished before its first use */
+#if PG_VERSION_NUM >= 190000
+#define es_tupdesc_finalize(tupdesc)	TupleDescFinalize(tupdesc)
+#else
+#define es_tupdesc_finalize(tupdesc)	((void) 0)
+#endif
+
 /* 19: errors that are not raised go into a context for them */
 #if PG_VERSION_NUM >= 190000
 #include "nodes/miscnodes.h"

@@ -116,6 +116,7 @@ fields_of_type(Oid type)
 		return lookup_rowtype_tupdesc_copy(type, -1);
 	tupdesc = CreateTemplateTupleDesc(1);
 	TupleDescInitEntry(tupdesc, 1, "value", type, -1, 0);
+	es_tupdesc_finalize(tupdesc);
 	return tupdesc;
 }
 

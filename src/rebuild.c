@@ -868,6 +868,7 @@ row_text_tupdesc(void)
 	TupleDesc	tupdesc = CreateTemplateTupleDesc(1);
 
 	TupleDescInitEntry(tupdesc, 1, "row_text", TEXTOID, -1, 0);
+	es_tupdesc_finalize(tupdesc);
 	return tupdesc;
 }
 

@@ -374,7 +374,9 @@ SELECT es_append('bad-1', ROW('', '{}', NULL, NULL, NULL)::es_new_event);
 \echo :LAST_ERROR_SQLSTATE
 
 -- Arguments of other types find no function.
+\set VERBOSITY terse
 SELECT es_append(1, 'a', '{}');
+\set VERBOSITY default
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_append('bad-1', 'a', 42);
 \echo :LAST_ERROR_SQLSTATE

@@ -202,6 +202,8 @@ SELECT es_create_projection('bad', 'length');
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_projection('bad', query => 'SELECT 1; SELECT 2');
 \echo :LAST_ERROR_SQLSTATE
+SELECT es_create_projection('bad', query => 'COMMIT');
+\echo :LAST_ERROR_SQLSTATE
 SELECT es_create_projection('bad', query => '');
 \echo :LAST_ERROR_SQLSTATE
 SELECT es_create_projection('bad', query => 'INSERT INTO seen SELECT FORM es_new_events');

@@ -105,6 +105,7 @@ typedef struct Fetch
 {
 	DestReceiver receiver;		/* of the scan */
 	EsConsumer	consumer;
+	MemoryContext lasting;		/* of the call */
 	MemoryContext context;		/* of a round */
 	EsSubscription *subscription;	/* as it is in this round */
 	Tuplestorestate *result;
@@ -220,6 +221,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	es_row_receiver_init(&state.receiver, scan_event);
 
 	SPI_connect();
+	state.lasting = CurrentMemoryContext;
 	state.context = AllocSetContextCreate(CurrentMemoryContext, "event_sourcing fetch",
 										  ALLOCSET_DEFAULT_SIZES);
 	state.ack = ack;
@@ -327,7 +329,8 @@ begin_round(Fetch *fetch)
 	(void) es_consumer_subscription(consumer);
 	partitions = consumer->subscription->partitions;
 	if (consumer->subscription != fetch->subscription)
-		fetch->partitions = palloc0(partitions * sizeof(Partition));
+		fetch->partitions = MemoryContextAllocZero(fetch->lasting,
+												   partitions * sizeof(Partition));
 	fetch->subscription = consumer->subscription;
 	if (fetch->subscription->paused)
 	{
@@ -958,7 +961,6 @@ end_round(Fetch *fetch)
 	}
 }
 
-/* Consumers that were there lately share the partitions. */
 /* Whoever held the lease must not say that its events are done: he has to fetch first. */
 static void
 write_lost(Fetch *fetch, const char *loser)

@@ -55,6 +55,7 @@ static const char projection_trigger[] =
 static void *read_projection(const Datum *values, const bool *nulls);
 static int	compare_ids(const ListCell *a, const ListCell *b);
 static void check_query(const char *query, const EsSearchPath *path);
+static void require_one_query(SPIPlanPtr plan);
 static Datum target_names(ArrayType *targets);
 static void find_handlers(EsProjection *projection);
 static SPIPlanPtr keep_plan(EsProjection *projection, const char *query, int nargs);
@@ -333,6 +334,7 @@ keep_plan(EsProjection *projection, const char *query, int nargs)
 	plan = SPI_prepare_cursor(query, nargs, argtypes, nargs > 0 ? CURSOR_OPT_CUSTOM_PLAN : 0);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	require_one_query(plan);
 	release = MemoryContextAllocZero(projection->context, sizeof(MemoryContextCallback));
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
@@ -433,12 +435,36 @@ check_query(const char *query, const EsSearchPath *path)
 	plan = SPI_prepare(query, 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	if (list_length(SPI_plan_get_plan_sources(plan)) != 1)
+	require_one_query(plan);
+	SPI_finish();
+	es_search_path_leave(nestlevel);
+}
+
+/* One that can have es_new_events before it, and does not end the transaction. */
+static void
+require_one_query(SPIPlanPtr plan)
+{
+	List	   *sources = SPI_plan_get_plan_sources(plan);
+	RawStmt    *raw;
+
+	if (list_length(sources) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the query of a projection must be one statement")));
-	SPI_finish();
-	es_search_path_leave(nestlevel);
+	raw = ((CachedPlanSource *) linitial(sources))->raw_parse_tree;
+	switch (raw ? nodeTag(raw->stmt) : T_Invalid)
+	{
+		case T_InsertStmt:
+		case T_UpdateStmt:
+		case T_DeleteStmt:
+		case T_MergeStmt:
+		case T_SelectStmt:
+			return;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the query of a projection must be a SELECT, INSERT, UPDATE, DELETE or MERGE")));
+	}
 }
 
 /* Tables by their qualified names: dumps and upgrades keep these, and not OIDs. */

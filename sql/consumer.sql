@@ -76,6 +76,17 @@ SELECT position FROM es_fetch('loop', 'a', 4, wait => '10 milliseconds', ack => 
 SELECT position FROM es_fetch('loop', 'a', ack => -1);
 SELECT position FROM es_fetch('loop', 'a', ack => 7);
 \echo :LAST_ERROR_SQLSTATE
+SELECT es_reset_subscription('loop', 0);
+-- What was fetched in a transaction that is rolled back was never fetched.
+SELECT position FROM es_fetch('loop', 'a', 2, ack => 0);
+BEGIN;
+SAVEPOINT before;
+SELECT position FROM es_fetch('loop', 'a', 2, ack => 2);
+ROLLBACK TO before;
+SELECT position FROM es_fetch('loop', 'a', 2, ack => 4);
+ROLLBACK;
+SELECT position, consumer, leased_to FROM consumer_test.checkpoint WHERE subscription = 'loop';
+SELECT position FROM es_fetch('loop', 'a', 2, ack => 4);
 SELECT es_drop_subscription('loop');
 
 -- Whoever has lost a part of what it was handed must not say that all is done,

@@ -25,15 +25,28 @@ static const EsPlanSpec read_plan = {
 	{TEXTOID, INT4OID},
 };
 
+#define CHECKPOINT_VALUES	10
+#define UPDATE_CHECKPOINT \
+	"UPDATE @store@.checkpoint SET position = $3, stopped = $4, failed_position = $5," \
+	" attempts = $6, retry_at = $7, consumer = $8, leased_until = $9, leased_to = $10," \
+	" updated_at = pg_catalog.clock_timestamp()" \
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2"
+
 /* Most of the time there is a row, and an UPDATE is cheaper than an INSERT that finds it. */
 static const EsPlanSpec update_plan = {
-	"UPDATE @store@.checkpoint SET position = $3, stopped = $4, failed_position = $5,"
-	" attempts = $6, retry_at = $7, consumer = $8, leased_until = $9, leased_to = $10,"
-	" updated_at = pg_catalog.clock_timestamp()"
-	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2",
-	10,
+	UPDATE_CHECKPOINT,
+	CHECKPOINT_VALUES,
 	{TEXTOID, INT4OID, INT8OID, BOOLOID, INT8OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
 	 INT8OID},
+};
+
+static const EsPlanSpec renew_plan = {
+	UPDATE_CHECKPOINT " AND position OPERATOR(pg_catalog.=) $11"
+					  " AND consumer OPERATOR(pg_catalog.=) $8"
+					  " AND leased_until OPERATOR(pg_catalog.=) $12",
+	CHECKPOINT_VALUES + 2,
+	{TEXTOID, INT4OID, INT8OID, BOOLOID, INT8OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
+	 INT8OID, INT8OID, TIMESTAMPTZOID},
 };
 
 static const EsPlanSpec insert_plan = {
@@ -45,7 +58,7 @@ static const EsPlanSpec insert_plan = {
 	" leased_to, updated_at) = ROW (excluded.position, excluded.stopped, excluded.failed_position,"
 	" excluded.attempts, excluded.retry_at, excluded.consumer, excluded.leased_until,"
 	" excluded.leased_to, excluded.updated_at)",
-	10,
+	CHECKPOINT_VALUES,
 	{TEXTOID, INT4OID, INT8OID, BOOLOID, INT8OID, INT4OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID,
 	 INT8OID},
 };
@@ -70,6 +83,8 @@ static const EsPlanSpec lowest_plan = {
 
 static void partition_tag(LOCKTAG *tag, EsStore *store, EsSubscription *subscription,
 						  int partition);
+static void row_values(EsSubscription *subscription, const EsCheckpoint *checkpoint, Datum *values,
+					   char *nulls);
 
 bool
 es_checkpoint_lock(EsStore *store, EsSubscription *subscription, int partition, bool wait)
@@ -141,9 +156,38 @@ es_checkpoint_from_row(EsCheckpoint *checkpoint, HeapTuple row, TupleDesc tupdes
 void
 es_checkpoint_write(EsStore *store, EsSubscription *subscription, const EsCheckpoint *checkpoint)
 {
-	Datum		values[10];
-	char		nulls[11] = "          ";
+	Datum		values[CHECKPOINT_VALUES];
+	char		nulls[CHECKPOINT_VALUES + 1];
 
+	row_values(subscription, checkpoint, values, nulls);
+	if (!checkpoint->exists || es_spi_write(store, &update_plan, values, nulls) == 0)
+		(void) es_spi_write(store, &insert_plan, values, nulls);
+	es_wake_waiters_at_commit();
+}
+
+bool
+es_checkpoint_renew(EsStore *store, EsSubscription *subscription, const EsCheckpoint *checkpoint,
+					const EsCheckpoint *before)
+{
+	Datum		values[CHECKPOINT_VALUES + 2];
+	char		nulls[CHECKPOINT_VALUES + 3];
+
+	row_values(subscription, checkpoint, values, nulls);
+	values[CHECKPOINT_VALUES] = Int64GetDatum(before->position);
+	values[CHECKPOINT_VALUES + 1] = TimestampTzGetDatum(before->leased_until);
+	strcpy(nulls + CHECKPOINT_VALUES, "  ");
+	if (es_spi_write(store, &renew_plan, values, nulls) == 0)
+		return false;
+	es_wake_waiters_at_commit();
+	return true;
+}
+
+/* The parameters of the statements that write one. */
+static void
+row_values(EsSubscription *subscription, const EsCheckpoint *checkpoint, Datum *values, char *nulls)
+{
+	memset(nulls, ' ', CHECKPOINT_VALUES);
+	nulls[CHECKPOINT_VALUES] = '\0';
 	values[0] = CStringGetTextDatum(subscription->name);
 	values[1] = Int32GetDatum(checkpoint->partition);
 	values[2] = Int64GetDatum(checkpoint->position);
@@ -158,9 +202,6 @@ es_checkpoint_write(EsStore *store, EsSubscription *subscription, const EsCheckp
 	values[9] = Int64GetDatum(checkpoint->leased_to);
 	for (int i = 7; i <= 9; i++)
 		nulls[i] = checkpoint->consumer ? ' ' : 'n';
-	if (!checkpoint->exists || es_spi_write(store, &update_plan, values, nulls) == 0)
-		(void) es_spi_write(store, &insert_plan, values, nulls);
-	es_wake_waiters_at_commit();
 }
 
 void

@@ -70,6 +70,13 @@ extern void es_checkpoint_read(EsStore *store, EsSubscription *subscription, int
 extern void es_checkpoint_write(EsStore *store, EsSubscription *subscription,
 								const EsCheckpoint *checkpoint);
 
+/*
+ * Write the lease of a consumer that had one before, if the row is still as it was
+ * then; false, and nothing is written, if it is not.
+ */
+extern bool es_checkpoint_renew(EsStore *store, EsSubscription *subscription,
+								const EsCheckpoint *checkpoint, const EsCheckpoint *before);
+
 /* Read one from a row of that list; in the current context. */
 extern void es_checkpoint_from_row(EsCheckpoint *checkpoint, HeapTuple row, TupleDesc tupdesc);
 

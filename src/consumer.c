@@ -8,7 +8,7 @@
  * long as it has no more than its fair share of them: the scan stops, the
  * partition's lock is taken and its checkpoint read under it, and the scan goes
  * on at that event.  So nothing is locked that there is no work for, and what
- * is oldest comes first.
+ * is oldest comes first.  Where there is one partition, it is locked before.
  *
  * What a consumer was handed and has not acknowledged is outstanding, and comes
  * again with every fetch.  An acknowledgement speaks of all that was handed out
@@ -120,7 +120,10 @@ typedef struct Fetch
 	int			share;			/* as many may be */
 	int64		outstanding_to; /* highest position that we were handed before; 0: none */
 	bool		drain;			/* hand out nothing new */
-	bool		redefined;		/* the subscription is another one: begin anew */
+	bool		by_name;		/* it matters of which stream and type an event is */
+	bool		anew;			/* things are not what we took them for: begin anew */
+	bool		recalled;		/* the checkpoint was not read: it is what the session remembers */
+	EsCheckpoint memory;		/* if so, that */
 	int			count;			/* events handed out */
 	int			wanted;			/* the partition to take, -1: none */
 	int64		wanted_at;		/* for this event */
@@ -172,12 +175,15 @@ static void wait_and_fetch(Fetch *fetch, TimestampTz deadline);
 static bool fetch_round(Fetch *fetch);
 static bool begin_round(Fetch *fetch);
 static bool acknowledge(Fetch *fetch, bool locked);
+static void look_instead(Fetch *fetch);
 static void classify(Fetch *fetch, Partition *partition);
 static bool has_to_wait(Fetch *fetch, const EsCheckpoint *checkpoint);
+static bool has_expired(const EsConsumer *consumer, const EsCheckpoint *checkpoint);
 static bool is_candidate(const Fetch *fetch, const Partition *partition);
 static void come_back(Fetch *fetch, TimestampTz time);
 static void look_again_soon(Fetch *fetch);
 static void out_of_reach(Fetch *fetch, Partition *partition);
+static bool nothing_to_read(const Fetch *fetch, const Partition *partition);
 static bool take(Fetch *fetch, int number);
 static void hand_out_replays(Fetch *fetch);
 static uint64 select_replays(Fetch *fetch);
@@ -292,15 +298,18 @@ fetch_round(Fetch *fetch)
 		if (!begin_round(fetch))
 			return false;
 		PushActiveSnapshot(GetLatestSnapshot());
-		if (fetch->consumer.any_parked && !fetch->redefined)
+		if (fetch->consumer.any_parked && !fetch->anew)
 			hand_out_replays(fetch);
-		if (fetch->count == 0 && !fetch->redefined)
+		if (fetch->count == 0 && !fetch->anew)
 			scan_feed(fetch);
 		PopActiveSnapshot();
-		if (!fetch->redefined)
+		if (fetch->recalled && fetch->count == 0)
+			look_instead(fetch);
+		if (!fetch->anew)
 			write_down(fetch);
 		end_round(fetch);
-	} while (fetch->redefined);
+	} while (fetch->anew);
+	fetch->ack = 0;
 	return fetch->count > 0 || fetch->wrote;
 }
 
@@ -322,7 +331,7 @@ begin_round(Fetch *fetch)
 	fetch->count = 0;
 	fetch->leases = 0;
 	fetch->outstanding_to = 0;
-	fetch->redefined = fetch->full = false;
+	fetch->anew = fetch->full = false;
 	fetch->last_read = fetch->rows = 0;
 	fetch->asides = NIL;
 	fetch->next_time = 0;
@@ -342,13 +351,17 @@ begin_round(Fetch *fetch)
 	if (partitions == 1)
 	{
 		locked = es_checkpoint_lock(consumer->store, fetch->subscription, 0, false);
-		fetch->redefined = es_consumer_subscription(consumer);
+		fetch->anew = es_consumer_subscription(consumer);
 	}
 	MemoryContextSwitchTo(fetch->context);
-	es_consumer_look(consumer, partitions > 1);
-	if (fetch->ack != 0 && !fetch->redefined)
+	fetch->recalled = locked && fetch->ack != 0 && !fetch->anew && es_lease_recall(consumer);
+	if (fetch->recalled)
+		fetch->memory = consumer->checkpoints[0];
+	else
+		es_consumer_look(consumer, partitions > 1);
+	if (fetch->ack != 0 && !fetch->anew)
 		acked = acknowledge(fetch, locked);
-	if (fetch->redefined)
+	if (fetch->anew)
 	{
 		/* the checkpoints are those of another subscription */
 		memset(fetch->partitions, 0, partitions * sizeof(Partition));
@@ -373,6 +386,9 @@ begin_round(Fetch *fetch)
 			out_of_reach(fetch, partition);
 	}
 	fetch->drain = fetch->leases > fetch->share;
+	fetch->by_name = partitions > 1 || consumer->any_parked ||
+		!es_filter_selects_all(&fetch->subscription->filter) ||
+		has_expired(consumer, &consumer->checkpoints[0]);
 	return true;
 }
 
@@ -389,17 +405,17 @@ acknowledge(Fetch *fetch, bool locked)
 	int64		ack = fetch->ack;
 	int64		before = checkpoint->position;
 
-	fetch->ack = 0;
 	if (!locked || consumer->any_parked || consumer->lost ||
 		!es_consumer_holds(consumer, checkpoint))
 	{
+		fetch->ack = 0;
 		/* what is written must be committed, and not wait for events */
 		if (es_lease_acknowledge(consumer, ack))
 			fetch->last_round = true;
 		/* it may have waited for a lock of whoever has defined it anew */
-		fetch->redefined = consumer->subscription != fetch->subscription;
+		fetch->anew = consumer->subscription != fetch->subscription;
 		MemoryContextSwitchTo(fetch->context);
-		if (!fetch->redefined)
+		if (!fetch->anew)
 			es_consumer_look(consumer, fetch->subscription->partitions > 1);
 		return false;
 	}
@@ -409,6 +425,14 @@ acknowledge(Fetch *fetch, bool locked)
 	if (checkpoint->position >= checkpoint->leased_to)
 		checkpoint->consumer = NULL;
 	return true;
+}
+
+/* What the session remembers is not enough, or not so any more. */
+static void
+look_instead(Fetch *fetch)
+{
+	es_lease_forget(&fetch->consumer);
+	fetch->anew = true;
 }
 
 static void
@@ -452,6 +476,12 @@ has_to_wait(Fetch *fetch, const EsCheckpoint *checkpoint)
 	return false;
 }
 
+static bool
+has_expired(const EsConsumer *consumer, const EsCheckpoint *checkpoint)
+{
+	return checkpoint->consumer && checkpoint->leased_until <= consumer->now;
+}
+
 /* Whether its events are to be looked for. */
 static bool
 is_candidate(const Fetch *fetch, const Partition *partition)
@@ -481,6 +511,13 @@ out_of_reach(Fetch *fetch, Partition *partition)
 	look_again_soon(fetch);
 }
 
+/* Whether taking it needs no look at the store, and so can be done in the midst of a scan. */
+static bool
+nothing_to_read(const Fetch *fetch, const Partition *partition)
+{
+	return partition->locked && !fetch->consumer.any_parked;
+}
+
 /* Take a partition, of which we know how it was; false when it is not to be had. */
 static bool
 take(Fetch *fetch, int number)
@@ -499,8 +536,8 @@ take(Fetch *fetch, int number)
 			return false;
 		}
 		partition->locked = true;
-		fetch->redefined = es_consumer_subscription(consumer);
-		if (fetch->redefined)
+		fetch->anew = es_consumer_subscription(consumer);
+		if (fetch->anew)
 			return false;
 		MemoryContextSwitchTo(fetch->context);
 		es_checkpoint_read(consumer->store, fetch->subscription, number, checkpoint);
@@ -518,7 +555,7 @@ take(Fetch *fetch, int number)
 	partition->outstanding_to = ours ? checkpoint->leased_to : 0;
 	partition->one_event = checkpoint->failed_position > checkpoint->position &&
 		checkpoint->retry_at == 0;
-	if (checkpoint->consumer && checkpoint->leased_until <= consumer->now)
+	if (has_expired(consumer, checkpoint))
 	{
 		partition->expired = checkpoint->consumer;
 		partition->loser = ours ? NULL : checkpoint->consumer;
@@ -566,8 +603,8 @@ hand_out_replays(Fetch *fetch)
 			SPI_freetuptable(SPI_tuptable);
 			return;
 		}
-	} while (take_for_replays(fetch) && !fetch->redefined);
-	if (fetch->redefined)
+	} while (take_for_replays(fetch) && !fetch->anew);
+	if (fetch->anew)
 		return;
 
 	nrows = select_replays(fetch);
@@ -639,7 +676,7 @@ take_for_replays(Fetch *fetch)
 	uint64		nrows = SPI_processed;
 	bool		again = false;
 
-	for (uint64 i = 0; i < nrows && !fetch->redefined; i++)
+	for (uint64 i = 0; i < nrows && !fetch->anew; i++)
 	{
 		bool		isnull;
 		int			number = DatumGetInt32(SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &isnull));
@@ -677,7 +714,7 @@ scan_feed(Fetch *fetch)
 		if (is_candidate(fetch, partition))
 			range.first = Min(range.first, known + 1);
 	}
-	while (range.first <= range.last && !fetch->full && !fetch->redefined)
+	while (range.first <= range.last && !fetch->full && !fetch->anew)
 	{
 		fetch->wanted = -1;
 		es_log_read_feed(fetch->consumer.store, &range, NULL, NULL, &fetch->receiver);
@@ -699,15 +736,17 @@ scan_event(TupleTableSlot *slot, DestReceiver *self)
 	int			number;
 	Partition  *partition;
 
-	es_event_start_from_slot(&event, slot, ES_EVENT_TYPE + 1);
+	es_event_start_from_slot(&event, slot,
+							 (fetch->by_name ? ES_EVENT_TYPE : ES_EVENT_POSITION) + 1);
 	position = DatumGetInt64(event.values[ES_EVENT_POSITION]);
-	stream = DatumGetTextPP(event.values[ES_EVENT_STREAM]);
-	number = es_subscription_partition(subscription, stream);
+	stream = fetch->by_name ? DatumGetTextPP(event.values[ES_EVENT_STREAM]) : NULL;
+	number = fetch->by_name ? es_subscription_partition(subscription, stream) : 0;
 	partition = &fetch->partitions[number];
 	if (partition->use != NOT_OURS && !partition->closed &&
 		position > partition->checkpoint->position &&
-		es_filter_selects(&subscription->filter, DatumGetTextPP(event.values[ES_EVENT_TYPE]),
-						  stream) &&
+		(!fetch->by_name ||
+		 es_filter_selects(&subscription->filter, DatumGetTextPP(event.values[ES_EVENT_TYPE]),
+						   stream)) &&
 		!consider(fetch, number, &event, slot))
 		return false;
 	fetch->last_read = position;
@@ -744,14 +783,19 @@ consider(Fetch *fetch, int number, const EsEvent *event, TupleTableSlot *slot)
 	}
 	if (partition->use != TAKEN)
 	{
-		fetch->wanted = number;
-		fetch->wanted_at = position;
-		return false;
+		if (!nothing_to_read(fetch, partition))
+		{
+			fetch->wanted = number;
+			fetch->wanted_at = position;
+			return false;
+		}
+		(void) take(fetch, number);
 	}
 
 	if (es_put_aside_is_skipped(&partition->aside, position))
 		return true;
-	if (es_parked_is_held(&partition->aside.held, DatumGetTextPP(event->values[ES_EVENT_STREAM])))
+	if (fetch->by_name &&
+		es_parked_is_held(&partition->aside.held, DatumGetTextPP(event->values[ES_EVENT_STREAM])))
 	{
 		put_aside(fetch, number, event, ES_PARKED_WAITING, NULL, 0);
 		return true;
@@ -900,7 +944,17 @@ write_partition(Fetch *fetch, Partition *partition)
 		return;
 	else
 		checkpoint->consumer = NULL;
-	es_checkpoint_write(consumer->store, fetch->subscription, checkpoint);
+	if (!fetch->recalled)
+		es_checkpoint_write(consumer->store, fetch->subscription, checkpoint);
+	else if (!es_checkpoint_renew(consumer->store, fetch->subscription, checkpoint,
+								  &fetch->memory))
+	{
+		look_instead(fetch);
+		return;
+	}
+	if (fetch->subscription->partitions == 1 && lease && checkpoint->failed_position == 0 &&
+		!consumer->any_parked && fetch->asides == NIL && !consumer->lost)
+		es_lease_remember(consumer, checkpoint);
 	if (partition->error)
 		es_checkpoint_write_error(consumer->store, fetch->subscription, checkpoint->partition,
 								  partition->error);
@@ -929,9 +983,9 @@ move_idle(Fetch *fetch)
 			continue;
 		if (!take(fetch, i))
 		{
-			if (!fetch->redefined)
+			if (!fetch->anew)
 				continue;
-			fetch->redefined = false;	/* what is handed out stays so */
+			fetch->anew = false;	/* what is handed out stays so */
 			return;
 		}
 		/* under the lock it is as we saw it, or it can wait */

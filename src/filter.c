@@ -14,6 +14,12 @@
 static bool has_name(List *names, const char *name, int length);
 
 bool
+es_filter_selects_all(const EsFilter *filter)
+{
+	return filter->types == NIL && filter->categories == NIL && filter->stream == NULL;
+}
+
+bool
 es_filter_selects(const EsFilter *filter, const text *type, const text *stream)
 {
 	return es_filter_selects_type(filter, type) && es_filter_selects_stream(filter, stream);

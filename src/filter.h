@@ -18,6 +18,7 @@ typedef struct EsFilter
 	char	   *stream;			/* NULL: all */
 } EsFilter;
 
+extern bool es_filter_selects_all(const EsFilter *filter);
 extern bool es_filter_selects(const EsFilter *filter, const text *type, const text *stream);
 
 /* The two halves of that. */

@@ -23,6 +23,7 @@
 #include "feed.h"
 #include "lease.h"
 #include "log.h"
+#include "miscadmin.h"
 #include "row_receiver.h"
 #include "spi_plan.h"
 #include "stream.h"
@@ -34,6 +35,15 @@
 #include "wake.h"
 
 #define CONSUMER_NAME_MAX	512	/* bytes */
+
+/* What was written last about the lease of a session's only partition. */
+typedef struct EsLeaseMemory
+{
+	Oid			user;			/* who may read what it is about; InvalidOid: nothing is known */
+	int64		subscription;	/* its id */
+	char		consumer[CONSUMER_NAME_MAX + 1];
+	EsCheckpoint checkpoint;	/* whose consumer is that one */
+} EsLeaseMemory;
 
 typedef enum NackAction
 {
@@ -361,6 +371,47 @@ es_consumer_look(EsConsumer *consumer, bool around)
 			es_checkpoint_from_row(&consumer->checkpoints[partition], row, tupdesc);
 	}
 	SPI_freetuptable(SPI_tuptable);
+}
+
+void
+es_lease_remember(const EsConsumer *consumer, const EsCheckpoint *checkpoint)
+{
+	EsStore    *store = consumer->store;
+
+	if (store->lease == NULL)
+		store->lease = MemoryContextAllocZero(store->context, sizeof(EsLeaseMemory));
+	store->lease->user = GetUserId();
+	store->lease->subscription = consumer->subscription->id;
+	strlcpy(store->lease->consumer, consumer->name, sizeof(store->lease->consumer));
+	store->lease->checkpoint = *checkpoint;
+	store->lease->checkpoint.consumer = store->lease->consumer;
+	store->lease->checkpoint.exists = true;
+}
+
+bool
+es_lease_recall(EsConsumer *consumer)
+{
+	const EsLeaseMemory *memory = consumer->store->lease;
+
+	consumer->now = GetCurrentTimestamp();
+	if (memory == NULL || memory->user != GetUserId() ||
+		memory->subscription != consumer->subscription->id ||
+		strcmp(memory->consumer, consumer->name) != 0 ||
+		memory->checkpoint.leased_until <= consumer->now)
+		return false;
+	consumer->checkpoints = palloc(sizeof(EsCheckpoint));
+	consumer->checkpoints[0] = memory->checkpoint;
+	consumer->any_parked = consumer->lost = false;
+	consumer->seen_at = 0;
+	consumer->others = 0;
+	return true;
+}
+
+void
+es_lease_forget(const EsConsumer *consumer)
+{
+	if (consumer->store->lease)
+		consumer->store->lease->user = InvalidOid;
 }
 
 bool

@@ -55,6 +55,21 @@ extern bool es_consumer_subscription(EsConsumer *consumer);
  */
 extern void es_consumer_look(EsConsumer *consumer, bool around);
 
+/*
+ * A consumer that fetches again and again is the only one to write the checkpoint
+ * of its subscription's only partition.  So the session remembers the lease that
+ * it wrote last, if nothing is put aside and nothing was lost; es_checkpoint_renew()
+ * finds out whether all that still holds: whoever changes any of it writes the
+ * checkpoint, too.
+ *
+ * Take what was remembered of this consumer, under the partition's lock, for what
+ * es_consumer_look() would see; false when there is nothing, or it has expired.
+ * In the current context.
+ */
+extern void es_lease_remember(const EsConsumer *consumer, const EsCheckpoint *checkpoint);
+extern bool es_lease_recall(EsConsumer *consumer);
+extern void es_lease_forget(const EsConsumer *consumer);
+
 /* Whether it holds a partition's lease, were it expired. */
 extern bool es_consumer_holds(const EsConsumer *consumer, const EsCheckpoint *checkpoint);
 

@@ -48,6 +48,8 @@ typedef struct EsStore
 	struct EsDefinitions *definitions[ES_DEFINITION_KINDS]; /* NULL: not loaded yet */
 	bool		definitions_valid[ES_DEFINITION_KINDS];
 
+	struct EsLeaseMemory *lease;	/* of lease.c */
+
 	/* feed.c: our registration in flight, see there */
 	int64		inflight_bound;
 	bool		inflight_bound_set;

@@ -128,6 +128,7 @@ static void name_store_in_error(void *arg);
 static void take_long(void);
 static void begin_watch(void);
 static void end_watch(void);
+static void end_watch_at_exit(int code, Datum arg);
 static bool flush_stores(bool at_once);
 static bool some_store_is_dirty(void);
 static bool rest(void);
@@ -254,6 +255,7 @@ begin_session(void)
 	snprintf(name, sizeof(name), "event_sourcing worker %d", order.number + 1);
 	pgstat_report_appname(name);
 	long_step_timeout = RegisterTimeout(USER_TIMEOUT, take_long);
+	before_shmem_exit(end_watch_at_exit, (Datum) 0);
 	ereport(LOG,
 			(errmsg("event_sourcing worker %d started in database \"%s\"", order.number + 1,
 					database_name)));
@@ -571,6 +573,13 @@ static void
 end_watch(void)
 {
 	disable_timeout(long_step_timeout, false);
+}
+
+/* While the slot is still ours, and the shared memory there. */
+static void
+end_watch_at_exit(int code, Datum arg)
+{
+	end_watch();
 }
 
 /* Write down what the runners know, if it is time to.  Whether something was written. */

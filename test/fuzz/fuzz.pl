@@ -323,9 +323,10 @@ sub definition
 	return @names;
 }
 
+# kept_project is not among them: what it counted twice would not be what history says
 sub handler
 {
-	return (qw(project see see app.see stir_up kept_project execute apply route handle chest_execute chest_apply es_run now pg_sleep
+	return (qw(project see see app.see stir_up execute apply route handle chest_execute chest_apply es_run now pg_sleep
 			es_read_all es_event_guard es_project no.such public.es_append record_in array_in), 'see()', 'app."see"', '"');
 }
 

@@ -33,6 +33,8 @@ get_source() {
 
 build() {
 	cd "$prefix.source/tree" || return
+	# as a make of its own: only the outermost makes the generated headers
+	unset MAKELEVEL MAKEFLAGS MFLAGS
 	./configure --quiet --prefix="$prefix" --enable-cassert --enable-debug --enable-tap-tests --without-icu \
 		CPPFLAGS=-DUSE_VALGRIND CFLAGS='-Og -g -fno-omit-frame-pointer' &&
 		make -s -j"$(nproc)" && make -s install &&

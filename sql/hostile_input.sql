@@ -126,6 +126,88 @@ SELECT es_create_handler('p', 'h_procedure');
 \echo :LAST_ERROR_SQLSTATE
 SELECT count(*) FROM hostile_input.projection;
 
+-- Those of an aggregate or a process manager may come later: one that cannot be called is as
+-- if it were not there.
+CREATE TYPE h_state AS (id text);
+CREATE PROCEDURE h_procedure(s h_state, c deposit) LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION h_step(n int, s h_state, c deposit) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE h_aggregate(h_state, deposit) (SFUNC = h_step, STYPE = int);
+CREATE FUNCTION h_window(h_state, deposit) RETURNS deposited LANGUAGE internal WINDOW AS 'window_row_number';
+SELECT es_create_aggregate('h_state', execute_function => kind, name => kind, commands => '{deposit}')
+FROM unnest(ARRAY['h_procedure', 'h_aggregate', 'h_window']) AS kind;
+SELECT es_create_aggregate('h_state', execute_function => 'h_procedure', name => 'found');
+SELECT stream, version FROM es_dispatch(ROW('kinds', 1, NULL)::deposit);
+SELECT count(es_drop_aggregate(name)) FROM hostile_input.aggregate WHERE state_type LIKE '%h_state';
+CREATE FUNCTION h_window(deposited) RETURNS es_route LANGUAGE internal WINDOW AS 'window_row_number';
+CREATE FUNCTION h_route(e deposited) RETURNS es_route LANGUAGE sql AS $$ SELECT ROW('start', '1')::es_route $$;
+SELECT es_create_process_manager('h_state', route_function => 'h_procedure');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_process_manager('h_state', route_function => 'h_window');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_process_manager('h_state', route_function => 'h_route', types => '{{a,b},{c,d}}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_create_subscription('s', categories => '{{a},{b}}');
+\echo :LAST_ERROR_SQLSTATE
+
+-- ---------------------------------------------------------------------------
+-- Temporary objects with the same names
+-- ---------------------------------------------------------------------------
+
+-- pg_temp comes first on every search path, and nothing of it is taken for the store's or the
+-- application's.
+SELECT version FROM es_append('account-temp', ROW(5, NULL)::deposited);
+CREATE TEMPORARY TABLE event AS SELECT * FROM hostile_input.event WITH NO DATA;
+CREATE TEMPORARY TABLE checkpoint AS SELECT * FROM hostile_input.checkpoint WITH NO DATA;
+CREATE TYPE pg_temp.account AS (id text, balance numeric, tags int[]);
+CREATE TYPE pg_temp.deposit AS (id text, amount numeric, tags int[]);
+CREATE TYPE pg_temp.deposited AS (amount numeric, tags int[]);
+CREATE FUNCTION pg_temp.apply(s hostile_input_app.account, e hostile_input_app.deposited) RETURNS hostile_input_app.account
+	LANGUAGE sql AS $$ SELECT ROW('taken', 0, NULL)::hostile_input_app.account $$;
+CREATE FUNCTION pg_temp.execute(s hostile_input_app.account, c hostile_input_app.deposit) RETURNS hostile_input_app.deposited
+	LANGUAGE sql AS $$ SELECT ROW(0, NULL)::hostile_input_app.deposited $$;
+SELECT version FROM es_dispatch('deposit', '{"id": "temp", "amount": 2}');
+SELECT version FROM es_dispatch(ROW('temp', 1, NULL)::hostile_input_app.deposit);
+SELECT es_state('account', 'temp');
+SELECT count(*) FROM es_read_stream('account-temp');
+\c -
+SET client_min_messages = warning;
+SET event_sourcing.store = 'hostile_input';
+SET search_path = hostile_input_app, public;
+SELECT es_state('account', 'temp');
+
+-- ---------------------------------------------------------------------------
+-- Something else in the place of a store's table
+-- ---------------------------------------------------------------------------
+
+CREATE FOREIGN DATA WRAPPER hostile_input;
+CREATE SERVER hostile_input FOREIGN DATA WRAPPER hostile_input;
+SELECT es_create_subscription('elsewhere');
+-- one without a handler fails when it is read, one with other columns when they are named
+ALTER TABLE hostile_input.checkpoint RENAME TO kept;
+CREATE FOREIGN TABLE hostile_input.checkpoint (subscription text) SERVER hostile_input;
+\set VERBOSITY sqlstate
+SELECT position FROM es_fetch('elsewhere', 'a');
+DROP FOREIGN TABLE hostile_input.checkpoint;
+SELECT position FROM es_fetch('elsewhere', 'a');
+ALTER TABLE hostile_input.kept RENAME TO checkpoint;
+SELECT count(*) FROM es_fetch('elsewhere', 'a', 1);
+ALTER TABLE hostile_input.aggregate RENAME TO kept;
+CREATE FOREIGN TABLE hostile_input.aggregate (name text, state_type text, identity text, stream_prefix text, execute_function text,
+	apply_function text, initial_state text, commands text[], snapshot_every int, search_path text[]) SERVER hostile_input;
+SELECT es_dispatch('deposit', '{"id": "temp", "amount": 2}');
+DROP FOREIGN TABLE hostile_input.aggregate;
+ALTER TABLE hostile_input.kept RENAME TO aggregate;
+SELECT version FROM es_dispatch('deposit', '{"id": "temp", "amount": 2}');
+ALTER TABLE hostile_input.event RENAME TO kept;
+CREATE FOREIGN TABLE hostile_input.event (position bigint NOT NULL, stream text NOT NULL, version bigint NOT NULL) SERVER hostile_input;
+SELECT es_dispatch('deposit', '{"id": "temp", "amount": 2}');
+DROP FOREIGN TABLE hostile_input.event;
+ALTER TABLE hostile_input.kept RENAME TO event;
+SELECT version FROM es_dispatch('deposit', '{"id": "temp", "amount": 2}');
+\set VERBOSITY default
+SELECT es_drop_subscription('elsewhere');
+DROP FOREIGN DATA WRAPPER hostile_input CASCADE;
+
 -- ---------------------------------------------------------------------------
 -- Types that change under their commands
 -- ---------------------------------------------------------------------------

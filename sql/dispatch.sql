@@ -275,6 +275,20 @@ BEGIN
 END $$;
 SELECT es_dispatch(ROW('1')::relay_refuse);
 \echo :LAST_ERROR_SQLSTATE
+-- A transaction may have any number of refusals: none leaves memory behind that it holds.
+SELECT sum(total_bytes) AS before FROM pg_backend_memory_contexts \gset
+DO $$
+BEGIN
+	FOR i IN 1..1000 LOOP
+		BEGIN
+			PERFORM es_dispatch(ROW('1')::refuse);
+		EXCEPTION WHEN SQLSTATE 'CT001' THEN
+			CONTINUE WHEN i < 1000;
+			PERFORM set_config('dispatch_test.after', (SELECT sum(total_bytes) FROM pg_backend_memory_contexts)::text, false);
+		END;
+	END LOOP;
+END $$;
+SELECT current_setting('dispatch_test.after')::bigint - :before < 2000000 AS small;
 -- A handler may catch it and go on: the rest of the refused command is undone.
 CREATE TYPE try_relay AS (id text, target text);
 CREATE FUNCTION execute(s counter, c try_relay) RETURNS SETOF es_new_event LANGUAGE plpgsql AS $$

@@ -53,6 +53,7 @@ typedef struct Call
 	bool		inlined;		/* no call of the function is left: see set_params() */
 	bool		busy;
 	uint64		busy_since;		/* aborts seen when it was entered */
+	bool		broken;			/* by an error, which it does not survive */
 } Call;
 
 struct EsRoutine
@@ -282,10 +283,21 @@ es_routine_call(EsRoutine *routine, const Datum *args, const bool *nulls, bool *
 
 	enter_call(call);
 	set_params(routine, call->params, args, nulls, call->inlined || call->sql);
-	if (call->sql)
-		result = es_sql_function_call(call->sql, call->params, isnull);
-	else
-		result = ExecEvalExpr(call->state, call->econtext, isnull);
+	PG_TRY();
+	{
+		if (call->sql)
+			result = es_sql_function_call(call->sql, call->params, isnull);
+		else
+			result = ExecEvalExpr(call->state, call->econtext, isnull);
+	}
+	PG_CATCH();
+	{
+		/* nothing runs in it any more, but the error may still refer to what it holds */
+		call->busy = false;
+		call->broken = true;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	call->busy = false;
 	return result;
 }
@@ -342,14 +354,16 @@ current_call(EsRoutine *routine)
 	Call	   *call = routine->call;
 
 	if (call && call->user == GetUserId() && call->roles == role_changes && !call->busy &&
-		(call->sql == NULL || es_sql_function_is_valid(call->sql)))
+		!call->broken && (call->sql == NULL || es_sql_function_is_valid(call->sql)))
 		return call;
 	if (call && call->busy && call->busy_since == aborts)
 		return NULL;
 
 	/* it is not running any more: an error has ended it, or it is outdated */
 	routine->call = NULL;
-	if (call)
+	if (call && call->broken)
+		MemoryContextDelete(call->context);
+	else if (call)
 		es_retire_context(call->context);
 	routine->call = make_call(routine, routine->context);
 	return routine->call;

@@ -465,6 +465,10 @@ sub call
 			push @arguments, "$function->{names}[$i] => $values[$i]" if $function->{names}[$i];
 		}
 	}
+	# three times the default of what waits would be too long
+	my ($wait) = grep { $function->{names}[$_] =~ /^timeout$/ } 0 .. $#values;
+	push @arguments, "timeout => $values[$wait]"
+	  if defined $wait && @arguments <= $wait && !grep { /^timeout => / } @arguments;
 	my $expression = "$function->{name}(" . join(', ', @arguments) . ')';
 	$expression =~ s/, position =>/, "position" =>/;
 	return "CALL $expression" if $function->{kind} eq 'p';

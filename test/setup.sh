@@ -44,7 +44,7 @@ debian_mirror() {
 	echo "$found"
 }
 
-# Print the packages that NEED... lacks: build, tap, pgtap, valgrind, tools, source, chroot
+# Print the packages that NEED... lacks: build, tap, pgtap, valgrind, sqlsmith, tools, source, chroot
 missing_packages() {
 	local need major config share
 	config=${PG_CONFIG:-pg_config}
@@ -68,7 +68,7 @@ missing_packages() {
 				[ -f "$share/extension/pgtap.control" ] || echo "postgresql-$major-pgtap"
 				have pg_prove || echo libtap-parser-sourcehandler-pgtap-perl
 				;;
-			valgrind) have valgrind || echo valgrind ;;
+			valgrind | sqlsmith) have "$need" || echo "$need" ;;
 			source)
 				have bison || echo bison
 				have flex || echo flex

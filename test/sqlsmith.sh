@@ -15,10 +15,9 @@ set -uo pipefail
 
 here=$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")
 if [ -z "${ES_WORK:-}" ]; then
-	if ! command -v sqlsmith >/dev/null; then
-		echo "sqlsmith.sh: please install sqlsmith" >&2
-		exit 69
-	fi
+	# shellcheck source=test/setup.sh
+	. "$here/setup.sh"
+	require sqlsmith || exit 69
 	PG_CONF="${PG_CONF:-}"$'\n'$(cat "$here/fuzz/postgresql.conf")
 	export PG_CONF
 	exec bash "$here/server.sh" bash test/sqlsmith.sh "$@"

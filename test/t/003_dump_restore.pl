@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+$node->init(extra => ['--encoding=UTF8', '--no-locale']);
 $node->start;
 my $dir = PostgreSQL::Test::Utils::tempdir;
 my $oracle = slurp_file(dirname(__FILE__) . '/../oracle.sql');

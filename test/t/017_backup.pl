@@ -14,7 +14,7 @@ my $clients = 3;
 my $commands = 20000;    # per client; more than it can do
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(has_archiving => 1, allows_streaming => 1);
+$node->init(extra => ['--encoding=UTF8', '--no-locale'], has_archiving => 1, allows_streaming => 1);
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'event_sourcing'
 event_sourcing.workers = 2

@@ -42,7 +42,7 @@ system_or_bail('mkdir', '-p', $copy . dirname($lib));
 system_or_bail('ln', '-s', $lib, $copy . $lib) unless -e $copy . $lib;
 
 my $node = PostgreSQL::Test::Cluster->new('main', install_path => $copy . dirname($bin));
-$node->init;
+$node->init(extra => ['--encoding=UTF8', '--no-locale']);
 $node->start;
 my $scripts = $copy . $share . '/extension';
 my $current = slurp_file("$scripts/event_sourcing--$version.sql");

@@ -175,7 +175,8 @@ es_checkpoint_renew(EsStore *store, EsSubscription *subscription, const EsCheckp
 	row_values(subscription, checkpoint, values, nulls);
 	values[CHECKPOINT_VALUES] = Int64GetDatum(before->position);
 	values[CHECKPOINT_VALUES + 1] = TimestampTzGetDatum(before->leased_until);
-	strcpy(nulls + CHECKPOINT_VALUES, "  ");
+	nulls[CHECKPOINT_VALUES] = nulls[CHECKPOINT_VALUES + 1] = ' ';
+	nulls[CHECKPOINT_VALUES + 2] = '\0';
 	if (es_spi_write(store, &renew_plan, values, nulls) == 0)
 		return false;
 	es_wake_waiters_at_commit();

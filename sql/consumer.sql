@@ -109,6 +109,35 @@ SELECT min(position) > 0 AS fetched FROM es_fetch('halves', 'a');
 SELECT es_ack('halves', 'a', 6);
 SELECT es_drop_subscription('halves');
 
+-- What is parked can be tried again, once: refused, it is parked again or skipped, and what
+-- waited behind it comes.
+SELECT es_create_subscription('again', lease => '1 hour');
+SELECT position, stream FROM es_fetch('again', 'a') ORDER BY position;
+SELECT es_nack('again', 'a', 1, 'park', 'bad');
+SELECT es_ack('again', 'a', 100);
+SELECT position, stream, state, consumer, reason FROM consumer_test.parked_event WHERE subscription = 'again' ORDER BY position;
+SELECT es_replay_parked('again');
+SELECT position FROM es_fetch('again', 'a');
+SELECT es_nack('again', 'a', 1, 'retry');
+SELECT position, state, consumer, reason FROM consumer_test.parked_event WHERE subscription = 'again' ORDER BY position;
+SELECT es_replay_parked('again');
+SELECT position FROM es_fetch('again', 'a');
+-- its holder is gone: it counts as refused
+UPDATE consumer_test.checkpoint SET leased_until = '2000-01-01' WHERE subscription = 'again';
+SELECT position FROM es_fetch('again', 'b');
+SELECT position, state, consumer, reason FROM consumer_test.parked_event WHERE subscription = 'again' ORDER BY position;
+SELECT es_ack('again', 'a', 1);
+\echo :LAST_ERROR_SQLSTATE
+SELECT es_replay_parked('again');
+SELECT position FROM es_fetch('again', 'b');
+SELECT es_nack('again', 'b', 1, 'skip');
+SELECT position, state, consumer FROM consumer_test.parked_event WHERE subscription = 'again' ORDER BY position;
+SELECT position FROM es_fetch('again', 'b');
+SELECT es_ack('again', 'b', 100);
+SELECT position, consumer, leased_to FROM consumer_test.checkpoint WHERE subscription = 'again';
+SELECT count(*) FROM consumer_test.parked_event WHERE subscription = 'again';
+SELECT es_drop_subscription('again');
+
 -- Waiting ends when there is nothing to wait for any more.
 SELECT count(*) FROM es_fetch('all', 'a', wait => '10 milliseconds');
 SELECT count(*) FROM es_fetch('all', 'a', wait => '-1 second');

@@ -168,6 +168,17 @@ INSERT INTO others_sample VALUES
 		'(1.5,2)', ROW('nut', NULL, NULL)::item, ROW('nut', ROW(1, 'EUR'), '{}')::priced_item)),
 	(ROW('sad', NULL, NULL, NULL, 'empty', '{}', 'empty', '::1', NULL, ROW(NULL, NULL, NULL)::item, NULL));
 
+-- composites in arrays of any number of dimensions, domains over and inside of them
+CREATE DOMAIN bag AS priced_item[];
+CREATE TYPE nests AS (grid item[][], priced priced_item[], bag bag, deep collections, deeper collections[]);
+CREATE TABLE nests_sample (value nests);
+INSERT INTO nests_sample
+	SELECT ROW(v.grid, v.grid, v.grid, c.value, ARRAY[c.value, NULL, c.value])::nests
+	FROM collections_sample c, (VALUES
+		('{}'::item[]), (NULL), (ARRAY[NULL]::item[]), ('[3:4]={"(a,,)",NULL}'),
+		(ARRAY[[ROW('a', ROW(1, 'EUR'), '{x}')::item, NULL, ROW('b', NULL, NULL)::item], [ROW('c', NULL, '{}')::item, ROW('d', NULL, NULL)::item, NULL]]),
+		('{{{"(a,,)"},{"(b,,)"}},{{"(c,,)"},{"(d,,)"}},{{NULL},{"(e,,)"}}}')) v (grid);
+
 -- The oracle is to_jsonb(), to the letter: nothing may differ.
 CREATE VIEW made AS
 	SELECT e.type, e.data, to_jsonb(value) AS wanted FROM numbers_sample, es_new_event(value) e
@@ -175,7 +186,8 @@ CREATE VIEW made AS
 	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM times_sample, es_new_event(value) e
 	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM documents_sample, es_new_event(value) e
 	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM collections_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM others_sample, es_new_event(value) e;
+	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM others_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM nests_sample, es_new_event(value) e;
 SELECT type, count(*), count(*) FILTER (WHERE data::text IS DISTINCT FROM wanted::text) AS different
 FROM made GROUP BY type ORDER BY type;
 -- Some of them, to look at.

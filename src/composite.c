@@ -5,9 +5,15 @@
  *
  * The results are those of jsonb_populate_record() and to_jsonb().  Fields of
  * the common types are converted here, with everything about the type looked
- * up once per session; whatever is not (domains, arrays, nested composites,
- * and a JSON value of another kind than the field) goes through these very
- * functions, so that there is no second definition of what a value means.
+ * up once per session; whatever is not (domains, arrays, and a JSON value of
+ * another kind than the field) goes through these very functions, so that
+ * there is no second definition of what a value means.
+ *
+ * Composites inside of a value are read by jsonb_populate_record() and written
+ * here: to_jsonb() uses the names of their fields after it has given back the
+ * row type that they are part of, and writes whatever is in that memory when
+ * the type cache has been invalidated meanwhile (PostgreSQL 15 to 19; seen with
+ * debug_discard_caches = 1).
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +25,10 @@
 #include "composite.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
 #include "retired.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -44,7 +52,10 @@ typedef enum FieldKind
 	FIELD_TEXT,
 	FIELD_JSONB,
 	FIELD_SCALAR,				/* by its input and output functions */
-	FIELD_OTHER					/* by jsonb_populate_record() and to_jsonb() */
+	/* those from here on are read by jsonb_populate_record() */
+	FIELD_COMPOSITE,			/* or a domain over one */
+	FIELD_COMPOSITE_ARRAY,		/* or a domain over one, or of a domain */
+	FIELD_OTHER					/* written by to_jsonb() */
 } FieldKind;
 
 typedef struct Field
@@ -54,6 +65,7 @@ typedef struct Field
 	int			name_length;
 	Oid			type;
 	int32		typmod;
+	Oid			nested;			/* FIELD_COMPOSITE, FIELD_COMPOSITE_ARRAY: that type */
 	Oid			input_param;
 	FmgrInfo	input;			/* FIELD_SCALAR */
 	FmgrInfo	to_jsonb;		/* FIELD_SCALAR, FIELD_OTHER */
@@ -67,7 +79,7 @@ struct EsComposite
 	uint64		shapes;			/* shape_generation when it was built */
 	TupleDesc	tupdesc;		/* blessed */
 	MemoryContext context;
-	bool		has_other;		/* some field is FIELD_OTHER */
+	bool		by_populate;	/* some field is read by jsonb_populate_record() only */
 	bool		exact;			/* see es_composite_is_exact() */
 	MemoryContext populate_context; /* holds what populate remembers */
 	FmgrInfo	populate;		/* jsonb_populate_record() */
@@ -100,7 +112,7 @@ static void watch_type(Oid type);
 static void retire_composite(EsComposite *composite);
 static void init_field(EsComposite *composite, Field *field, Form_pg_attribute attr);
 static bool is_exact(const Field *field);
-static FieldKind field_kind(Oid type, int32 typmod);
+static FieldKind field_kind(Oid type, int32 typmod, Oid *nested);
 static void require_object(EsComposite *composite, Jsonb *json);
 static bool decode_fields(EsComposite *composite, Jsonb *json, const int *uses, Datum *values,
 						  bool *nulls);
@@ -111,7 +123,12 @@ static Datum populate_record(EsComposite *composite, Jsonb *json);
 static void init_populate(EsComposite *composite);
 static Node *call_expr(Oid function, Oid result_type, Oid argument_type, int32 argument_typmod);
 static void push_field(EsJsonbState *state, Field *field, Datum value, bool isnull);
+static void push_composite(EsJsonbState *state, JsonbIteratorToken token, Oid type, Datum value);
+static void push_composite_array(EsJsonbState *state, Oid type, ArrayType *array);
+static void push_dimension(EsJsonbState *state, Oid type, const int *lengths, int dimensions,
+						   Datum **values, bool **nulls);
 static void push_converted(EsJsonbState *state, Field *field, Datum value);
+static void push_json(EsJsonbState *state, JsonbIteratorToken token, Jsonb *converted);
 
 EsComposite *
 es_composite(Oid type)
@@ -188,7 +205,7 @@ es_composite_from_jsonb(EsComposite *composite, Jsonb *json)
 	bool	   *nulls;
 
 	require_object(composite, json);
-	if (composite->has_other)
+	if (composite->by_populate)
 		return populate_record(composite, json);
 	values = palloc(natts * sizeof(Datum));
 	nulls = palloc(natts * sizeof(bool));
@@ -239,7 +256,8 @@ es_composite_check_keys(EsComposite *composite, Jsonb *json)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("type \"%s\" has no field \"%.*s\"", composite->name,
-							key.val.string.len, key.val.string.val)));
+							pg_mbcliplen(key.val.string.val, key.val.string.len, NAMEDATALEN - 1),
+							key.val.string.val)));
 	}
 }
 
@@ -430,9 +448,9 @@ init_field(EsComposite *composite, Field *field, Form_pg_attribute attr)
 	field->name_length = strlen(field->name);
 	field->type = attr->atttypid;
 	field->typmod = attr->atttypmod;
-	field->kind = field_kind(field->type, field->typmod);
-	if (field->kind == FIELD_OTHER)
-		composite->has_other = true;
+	field->kind = field_kind(field->type, field->typmod, &field->nested);
+	if (field->kind >= FIELD_COMPOSITE)
+		composite->by_populate = true;
 	if (!is_exact(field))
 		composite->exact = false;
 	getTypeInputInfo(field->type, &input, &field->input_param);
@@ -464,13 +482,20 @@ is_exact(const Field *field)
 }
 
 static FieldKind
-field_kind(Oid type, int32 typmod)
+field_kind(Oid type, int32 typmod, Oid *nested)
 {
 	char		typtype = get_typtype(type);
+	Oid			base = getBaseType(type);
+	Oid			element = get_element_type(base);
+
+	*nested = OidIsValid(element) ? getBaseType(element) : base;
+	if (type_is_rowtype(*nested))
+		return OidIsValid(element) ? FIELD_COMPOSITE_ARRAY : FIELD_COMPOSITE;
+	*nested = InvalidOid;
 
 	if (typtype != TYPTYPE_BASE && typtype != TYPTYPE_ENUM && typtype != TYPTYPE_RANGE)
 		return FIELD_OTHER;
-	if (OidIsValid(get_element_type(type)))
+	if (OidIsValid(element))
 		return FIELD_OTHER;
 	switch (type)
 	{
@@ -724,6 +749,14 @@ push_field(EsJsonbState *state, Field *field, Datum value, bool isnull)
 			break;
 		}
 
+		case FIELD_COMPOSITE:
+			push_composite(state, WJB_VALUE, field->nested, value);
+			return;
+
+		case FIELD_COMPOSITE_ARRAY:
+			push_composite_array(state, field->nested, DatumGetArrayTypeP(value));
+			return;
+
 		default:
 			push_converted(state, field, value);
 			return;
@@ -732,9 +765,60 @@ push_field(EsJsonbState *state, Field *field, Datum value, bool isnull)
 }
 
 static void
+push_composite(EsJsonbState *state, JsonbIteratorToken token, Oid type, Datum value)
+{
+	push_json(state, token, es_composite_to_jsonb(es_composite(type), value));
+}
+
+/* As to_jsonb() does: an array of arrays for several dimensions, one of none for none. */
+static void
+push_composite_array(EsJsonbState *state, Oid type, ArrayType *array)
+{
+	int			lengths[MAXDIM] = {0};
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(array, ARR_ELEMTYPE(array), -1, false, TYPALIGN_DOUBLE, &values, &nulls,
+					  &count);
+	memcpy(lengths, ARR_DIMS(array), ARR_NDIM(array) * sizeof(int));
+	push_dimension(state, type, lengths, Max(ARR_NDIM(array), 1), &values, &nulls);
+}
+
+/* One array of the outermost of these dimensions, from the next elements. */
+static void
+push_dimension(EsJsonbState *state, Oid type, const int *lengths, int dimensions,
+			   Datum **values, bool **nulls)
+{
+	JsonbValue	json = {.type = jbvNull};
+
+	es_jsonb_push(state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < lengths[0]; i++)
+	{
+		if (dimensions > 1)
+		{
+			push_dimension(state, type, lengths + 1, dimensions - 1, values, nulls);
+			continue;
+		}
+		if (**nulls)
+			es_jsonb_push(state, WJB_ELEM, &json);
+		else
+			push_composite(state, WJB_ELEM, type, **values);
+		++*values;
+		++*nulls;
+	}
+	es_jsonb_push(state, WJB_END_ARRAY, NULL);
+}
+
+static void
 push_converted(EsJsonbState *state, Field *field, Datum value)
 {
-	Jsonb	   *converted = DatumGetJsonbP(FunctionCall1(&field->to_jsonb, value));
+	push_json(state, WJB_VALUE, DatumGetJsonbP(FunctionCall1(&field->to_jsonb, value)));
+}
+
+static void
+push_json(EsJsonbState *state, JsonbIteratorToken token, Jsonb *converted)
+{
 	JsonbValue	json;
 
 	if (JB_ROOT_IS_SCALAR(converted))
@@ -745,5 +829,5 @@ push_converted(EsJsonbState *state, Field *field, Datum value)
 		json.val.binary.data = &converted->root;
 		json.val.binary.len = VARSIZE(converted) - VARHDRSZ;
 	}
-	es_jsonb_push(state, WJB_VALUE, &json);
+	es_jsonb_push(state, token, &json);
 }

@@ -90,12 +90,12 @@ AS $$
 			OR EXISTS (SELECT FROM relation r WHERE (r.kind, r.relname) = (p.kind, p.object))
 	)
 	SELECT array_agg(q.privilege ORDER BY q.privilege)
-	FROM (SELECT n.privilege
-		  FROM needs n
-		  GROUP BY n.privilege
-		  HAVING bool_and(EXISTS (SELECT FROM has h
-								  WHERE (h.kind, h.object, h."right") = (n.kind, n.object, n."right")
-									AND (h.of_column IS NULL OR h.of_column = n.of_column)))) q
+	FROM (SELECT n.privilege FROM needs n
+		  EXCEPT
+		  SELECT n.privilege FROM needs n
+		  WHERE NOT EXISTS (SELECT FROM has h
+							WHERE (h.kind, h.object, h."right") = (n.kind, n.object, n."right")
+							  AND (h.of_column IS NULL OR h.of_column = n.of_column))) q
 $$;
 COMMENT ON FUNCTION es_privileges(name, oid) IS 'the privileges of es_grant() that a role has been granted in a store, as the schema, the tables and the sequence tell; NULL for none';
 
@@ -206,11 +206,15 @@ BEGIN
 		FROM @extschema@.es_privilege_part(store) p
 		WHERE p.privilege = ANY (revoked) AND p.kind = 'function'
 			AND p.what NOT IN (
+				-- asked once for each store
+				WITH holder AS MATERIALIZED (
+					SELECT n.nspname AS store, @extschema@.es_privileges(n.nspname, $1) AS privileges
+					FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+					WHERE c.relname = 'event_position' AND c.relkind = 'S'
+				)
 				SELECT k.what
-				FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-				CROSS JOIN LATERAL @extschema@.es_privilege_part(n.nspname) k
-				WHERE c.relname = 'event_position' AND c.relkind = 'S' AND k.kind = 'function'
-					AND k.privilege = ANY (@extschema@.es_privileges(n.nspname, $1)))
+				FROM holder h CROSS JOIN LATERAL @extschema@.es_privilege_part(h.store) k
+				WHERE k.kind = 'function' AND k.privilege = ANY (h.privileges))
 			AND has_function_privilege(p.routine, 'EXECUTE WITH GRANT OPTION')
 		ORDER BY p.what
 	LOOP

@@ -337,7 +337,8 @@ begin_round(Fetch *fetch)
 	fetch->next_time = 0;
 	(void) es_consumer_subscription(consumer);
 	partitions = consumer->subscription->partitions;
-	if (consumer->subscription != fetch->subscription)
+	if (fetch->subscription == NULL ||
+		!es_subscription_is_same(consumer->subscription, fetch->subscription))
 		fetch->partitions = MemoryContextAllocZero(fetch->lasting,
 												   partitions * sizeof(Partition));
 	fetch->subscription = consumer->subscription;
@@ -413,7 +414,7 @@ acknowledge(Fetch *fetch, bool locked)
 		if (es_lease_acknowledge(consumer, ack))
 			fetch->last_round = true;
 		/* it may have waited for a lock of whoever has defined it anew */
-		fetch->anew = consumer->subscription != fetch->subscription;
+		fetch->anew = !es_subscription_is_same(consumer->subscription, fetch->subscription);
 		MemoryContextSwitchTo(fetch->context);
 		if (!fetch->anew)
 			es_consumer_look(consumer, fetch->subscription->partitions > 1);

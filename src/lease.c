@@ -325,7 +325,7 @@ es_consumer_subscription(EsConsumer *consumer)
 				 errdetail("It is a %s, which the store runs itself.",
 						   es_subscription_kind(consumer->subscription)),
 				 errhint("Consumers pull what es_create_subscription() has made.")));
-	return consumer->subscription != before;
+	return before == NULL || !es_subscription_is_same(consumer->subscription, before);
 }
 
 void

@@ -260,6 +260,12 @@ es_subscription_by_name(EsStore *store, const char *name, bool missing_ok)
 	return NULL;
 }
 
+bool
+es_subscription_is_same(const EsSubscription *a, const EsSubscription *b)
+{
+	return a->id == b->id && a->resets == b->resets && a->paused == b->paused;
+}
+
 const char *
 es_subscription_kind(const EsSubscription *subscription)
 {

@@ -71,6 +71,12 @@ extern List *es_subscriptions(EsStore *store);
 /* Find one by its name; 42704 when there is none, unless missing_ok: then NULL. */
 extern EsSubscription *es_subscription_by_name(EsStore *store, const char *name, bool missing_ok);
 
+/*
+ * Whether two of them, read at different times, are the same subscription in the same
+ * state: no definition changes under its id, but it may be reset, paused and resumed.
+ */
+extern bool es_subscription_is_same(const EsSubscription *a, const EsSubscription *b);
+
 /* The kind in words, as it is stored and shown. */
 extern const char *es_subscription_kind(const EsSubscription *subscription);
 

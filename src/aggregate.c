@@ -21,6 +21,7 @@
 #include "errors.h"
 #include "extension.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "run_as.h"
 #include "spi_plan.h"
 #include "state_type.h"
@@ -347,7 +348,12 @@ es_command_handler_by_name(EsStore *store, const char *command_name)
 	if (list_length(listed) > 1)
 		ambiguous_command(command_name, listed);
 	if (listed == NIL && search.types == NIL)
+	{
+		/* of what is longer than any name, the beginning tells enough */
+		command_name = pnstrdup(command_name, pg_mbcliplen(command_name, strlen(command_name),
+														   ES_STREAM_NAME_MAX));
 		unknown_command(set, command_name, command_name);
+	}
 	if (list_length(search.types) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_ES_UNKNOWN_COMMAND),

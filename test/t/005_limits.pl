@@ -83,6 +83,47 @@ is( $node->safe_psql(
 			array_fill(es_new_event('t', jsonb_build_object('text', repeat('x', 100 * 1024))), ARRAY[1000]))}),
 	'1000', '100 MB in one append');
 
+# A million keys go in and come back; a command has no fields of these names.
+is( $node->safe_psql(
+		'postgres', q{SELECT version FROM es_append('keys', 't', (SELECT jsonb_object_agg(i, i) FROM generate_series(1, 1000000) i));
+			SELECT count(*), sum(k::int) FROM es_read_stream('keys'), jsonb_object_keys(data) k}),
+	"1\n1000000|500000500000", 'a million keys');
+
+# Strings of a gigabyte are refused, without one in the message, and the session goes
+# on; what JSON can hold of them is recorded.
+$node->safe_psql('postgres', <<'SQL');
+CREATE TYPE book AS (id text, letters bigint);
+CREATE TYPE write AS (id text, chapter text);
+CREATE TYPE written AS (chapter text);
+CREATE FUNCTION execute(s book, c write) RETURNS written LANGUAGE sql RETURN ROW(c.chapter)::written;
+CREATE FUNCTION apply(s book, e written) RETURNS book LANGUAGE sql IMMUTABLE
+	RETURN ROW(s.id, COALESCE(s.letters, 0) + length(e.chapter))::book;
+SELECT es_create_aggregate('book');
+CREATE FUNCTION letters(n int) RETURNS text LANGUAGE sql RETURN repeat(repeat('x', 1000000), n);
+SQL
+foreach my $call (
+	[ q{es_append(letters(1000), 't', '{}')}, '22023' ],
+	[ q{es_append('huge', letters(1000), '{}')}, '22023' ],
+	[ q{es_append('huge', 't', jsonb_build_object('text', letters(1000)))}, '54000' ],
+	[ q{es_append('huge', 't', '{}', jsonb_build_object('text', letters(1000)))}, '54000' ],
+	[ q{es_read_stream(letters(1000))}, '22023' ],
+	[ q{es_stream_version(letters(1000))}, '22023' ],
+	[ q{es_state('book', letters(1000))}, '22023' ],
+	[ q{es_dispatch(letters(1000), '{}')}, 'SE004' ],
+	[ q{es_dispatch('write', jsonb_build_object('id', 'huge', letters(200), 1))}, '22023' ],
+	[ q{es_dispatch(ROW(letters(1000), 'x')::write)}, '22023' ],
+	[ q{es_dispatch(ROW('huge', letters(1000))::write)}, '54000' ],
+	[ q{es_create_subscription(letters(1000))}, '22023' ])
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT * FROM $call->[0];\nSELECT es_stream_version('keys')", on_error_stop => 0);
+	my ($state) = $err =~ /ERROR:  (\w{5}):/;
+	is(join('|', $state // $err, $out, length($err) < 5000 ? 'short' : 'long'), "$call->[1]|1|short", "SELECT $call->[0]");
+}
+is( $node->safe_psql(
+		'postgres', q{SELECT version FROM es_dispatch(ROW('huge', letters(250))::write);
+			SELECT (es_state(NULL::book, 'huge')).letters, length(data ->> 'chapter') FROM es_read_stream('book-huge')}),
+	"1\n250000000|250000000", 'a command and its event of 250 MB');
+
 # Its own session, so that its peak is that of this append.
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 my $pid = $session->query_safe('SELECT pg_backend_pid()');

@@ -313,6 +313,12 @@ like($err, qr/ERROR:  53400: could not start worker 2 of 2.*HINT:  Raise max_wor
 append($node, 'postgres', 'with one of two');
 handled($node, 'postgres', 'with one of two', 'the first does the work');
 $node->stop;
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'event_sourcing'\nevent_sourcing.databases = 'postgres'\nmax_worker_processes = 3\n");
+$node->start;
+logged($node, qr/could not start event_sourcing worker 2 for database "postgres".*All background workers are in use/s, 'nor does the launcher find any');
+append($node, 'postgres', 'with one of the launcher');
+handled($node, 'postgres', 'with one of the launcher', 'its first one does the work');
+$node->stop;
 
 # ---------------------------------------------------------------------------
 # Preloaded
@@ -334,6 +340,22 @@ $primary->reload;
 running($primary, 'app', 2, 'the launcher starts workers');
 append($primary, 'app', 'first');
 handled($primary, 'app', 'first', 'they work');
+
+# A store that is not whole keeps nobody from the others, and is taken up again when it is.
+$primary->safe_psql('app', <<'SQL');
+SELECT es_create_store('damaged');
+SET event_sourcing.store = 'damaged';
+SELECT es_create_handler('note', 'note');
+ALTER TABLE damaged.checkpoint RENAME stopped TO halted;
+SELECT version FROM es_append('s', 'in the damaged one', '{}');
+SQL
+logged($primary, qr/ERROR:  column c\.stopped does not exist/, 'a column of a store is gone');
+append($primary, 'app', 'in the other one');
+handled($primary, 'app', 'in the other one', 'the other store is worked on');
+$primary->safe_psql('app', 'ALTER TABLE damaged.checkpoint RENAME halted TO stopped');
+handled($primary, 'app', 'in the damaged one', 'the column is there again');
+logged($primary, qr/worker \d goes on with event store "damaged"/, 'the log says so');
+$primary->safe_psql('app', q{SET client_min_messages = warning; DROP SCHEMA damaged CASCADE});
 
 $primary->safe_psql('postgres', 'CREATE DATABASE "Late One"');
 running($primary, 'Late One', 2, 'a database that comes later is found');

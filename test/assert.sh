@@ -32,14 +32,16 @@ get_source() {
 }
 
 # With debug_discard_caches = 1 a server forgets its caches wherever they can become
-# invalid, and a statement that appends 1,000 events takes minutes.  What is found is
-# found in the first events: after 1,000 places of a statement, one in 1,009 is left.
+# invalid, and a statement that appends 1,000 events takes minutes, or for ever where it
+# waits until nothing changes.  What is found is found in the first events: after 300
+# places of a statement, one in 1,009 is left.
 discard_fewer() {
 	sed -i -E '/^AcceptInvalidationMessages/,/^}/ {
 		s/static int[[:space:]]+recursion_depth = 0;/& static TimestampTz statement; static uint64 places;/
-		s/if \(recursion_depth < debug_discard_caches\)/places = statement == GetCurrentStatementStartTimestamp() ? places + 1 : 0; \
+		s/if \(recursion_depth < debug_discard_caches\)/if (statement != GetCurrentStatementStartTimestamp()) \
+				places = 0; \
 			statement = GetCurrentStatementStartTimestamp(); \
-			if (recursion_depth < debug_discard_caches \&\& (places < 1000 || places % 1009 == 0))/
+			if (recursion_depth < debug_discard_caches \&\& (++places < 300 || places % 1009 == 0))/
 	}' "$1" && grep -q 'places % 1009' "$1"
 }
 

@@ -259,13 +259,15 @@ make_cluster() {
 		CONF
 }
 
-# put_in_front COMMAND: from now on every server is started by that shell command
+# put_in_front COMMAND: from now on every server is started by that shell command,
+# also that of a copy of the programs
 put_in_front() {
 	mv "$ES_BIN/postgres" "$ES_BIN/postgres.real" &&
 		cat >"$ES_BIN/postgres" <<-SH && chmod 755 "$ES_BIN/postgres"
-			#!/bin/sh
-			[ "\$1" = -V ] && exec "$ES_BIN/postgres.real" "\$@"
-			$1 "$ES_BIN/postgres.real" "\$@"
+			#!/bin/bash
+			real=\${0%/*}/postgres.real
+			[ "\$1" = -V ] && exec "\$real" "\$@"
+			$1 "\$real" "\$@"
 		SH
 }
 
@@ -289,7 +291,7 @@ put_sanitizer_in_front() {
 	put_in_front "export LD_PRELOAD='$library' \
 		ASAN_OPTIONS='detect_leaks=0:detect_stack_use_after_return=0:log_path=$ES_WORK/sanitizer' \
 		UBSAN_OPTIONS='print_stacktrace=1:log_path=$ES_WORK/sanitizer'
-	exec"
+	exec -a \"\$0\""	# "pg_ctl restart" starts what the server takes itself for
 }
 
 server_is_up() {

@@ -9,7 +9,7 @@
 #
 # Environment: ES_MEMORY_STEPS  how much finer the steps are than by default (1)
 #
-# Skipped where there is no prlimit (util-linux) or no /proc.
+# Skipped where there is no prlimit (util-linux) or no /proc, and with a sanitizer.
 
 use strict;
 use warnings;
@@ -44,6 +44,9 @@ $node->init;
 $ENV{MALLOC_TOP_PAD_} = 0;
 $ENV{MALLOC_MMAP_THRESHOLD_} = 4096;
 $node->start;
+# AddressSanitizer's shadow alone is 20 TB, and ends the process when it can have no more
+my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+plan skip_all => 'the server runs with a sanitizer' if address_space($postmaster) > 2**40;
 $node->safe_psql('postgres', <<'SQL');
 CREATE EXTENSION event_sourcing;
 SELECT es_create_store();

@@ -330,7 +330,16 @@ sub contexts
 	return $session->query_safe(q{SELECT name, count(*), sum(used_bytes) FROM pg_backend_memory_contexts GROUP BY name ORDER BY name});
 }
 
-sub bytes { my $sum = 0; $sum += $_ foreach $_[0] =~ /\|(\d+)$/mg; return $sum }
+# The sum of them.  PostgreSQL's catalog caches lie in CacheMemoryContext itself, where
+# nothing of ours does, and remember for ever what was not found under an OID of a schema
+# or table that is gone: some 27 kB for each store made and dropped, as much as for the
+# same tables made by hand.
+sub bytes
+{
+	my $sum = 0;
+	$sum += $_ foreach map { /^(?!CacheMemoryContext\|).*\|(\d+)$/ } split /\n/, $_[0];
+	return $sum;
+}
 
 my ($done, $round) = (0, 0);
 my $memory;
@@ -357,7 +366,7 @@ is($node->safe_psql('postgres', "SELECT backend_xid, backend_xmin FROM pg_stat_a
 
 my $grown = bytes($at_end) - bytes($memory);
 note('memory: ' . bytes($memory) . " bytes after the first thousand, grown by $grown");
-cmp_ok($grown, '<', 512 * 1024, 'no memory');
+cmp_ok($grown, '<', 256 * 1024, 'no memory');
 my %before = map { /^(.*)\|(\d+\|\d+)$/ } split /\n/, $memory;
 foreach (split /\n/, $at_end)
 {

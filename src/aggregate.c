@@ -350,7 +350,9 @@ es_command_handler_by_name(EsStore *store, const char *command_name)
 	if (listed == NIL && search.types == NIL)
 	{
 		/* of what is longer than any name, the beginning tells enough */
-		command_name = pnstrdup(command_name, pg_mbcliplen(command_name, strlen(command_name), ES_STREAM_NAME_MAX));
+		int			length = pg_mbcliplen(command_name, strlen(command_name), ES_STREAM_NAME_MAX);
+
+		command_name = pnstrdup(command_name, length);
 		unknown_command(set, command_name, command_name);
 	}
 	if (list_length(search.types) > 1)

@@ -12,7 +12,9 @@ use Test::More;
 my $workers = q{FROM pg_stat_activity WHERE backend_type = 'event_sourcing worker'};
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+# whoever runs the tests: the superuser's name is part of what is expected
+$node->init(extra => [ '--username=postgres' ]);
+$ENV{PGUSER} = 'postgres';
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'event_sourcing'
 event_sourcing.databases = 'postgres'

@@ -12,7 +12,7 @@ use Test::More;
 my $workers = q{FROM pg_stat_activity WHERE backend_type = 'event_sourcing worker'};
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-# whoever runs the tests: the superuser's name is part of what is expected
+# whoever runs the tests: the superuser has the name that they use
 $node->init(extra => [ '--username=postgres' ]);
 $ENV{PGUSER} = 'postgres';
 $node->append_conf('postgresql.conf', <<'CONF');

@@ -19,7 +19,9 @@ my $rounds = $ENV{ES_MAINTENANCE_ROUNDS} || 1;
 my $writers = 3;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+# whoever runs the tests: the superuser has the name that they use
+$node->init(extra => [ '--username=postgres' ]);
+$ENV{PGUSER} = 'postgres';
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'event_sourcing'
 event_sourcing.databases = 'postgres'

@@ -13,7 +13,9 @@ use Test::More;
 my $fuzz = dirname(__FILE__) . '/../fuzz';
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+# whoever runs the tests: the superuser has the name that they use
+$node->init(extra => [ '--username=postgres' ]);
+$ENV{PGUSER} = 'postgres';
 $node->append_conf('postgresql.conf', slurp_file("$fuzz/postgresql.conf"));
 $node->start;
 

@@ -83,6 +83,7 @@ typedef struct Unit
 	int64		scanned_to;		/* nothing for it from its checkpoint up to here */
 	int64		written;		/* position in its checkpoint, as far as known */
 	uint64		turn;			/* when it was run last */
+	int64		resets;			/* of its subscription, as of what is known here */
 
 	/* during a scan */
 	EsSubscription *subscription;
@@ -473,13 +474,20 @@ refresh_units(EsRunner *runner, EsStore *store)
 static void
 refresh_unit(EsRunner *runner, EsSubscription *subscription, int partition)
 {
-	UnitKey		key = {subscription->id, partition};
-	Unit	   *unit = hash_search(runner->units, &key, HASH_ENTER, NULL);
+	Unit		fresh = {.key = {subscription->id, partition}, .defined = true};
+	bool		found;
+	Unit	   *unit = hash_search(runner->units, &fresh.key, HASH_ENTER, &found);
 
-	memset((char *) unit + sizeof(UnitKey), 0, sizeof(Unit) - sizeof(UnitKey));
-	unit->defined = true;
-	unit->idle = subscription->paused;
-	unit->has_work = !subscription->paused;
+	/* were the definitions loaded again all the time, every unit would still get its turn */
+	if (found)
+	{
+		fresh.turn = unit->turn;
+		fresh.busy_step = unit->busy_step;
+	}
+	fresh.idle = subscription->paused;
+	fresh.has_work = !subscription->paused;
+	fresh.resets = subscription->resets;
+	*unit = fresh;
 }
 
 /* The unit that has waited longest of those that have work now. */
@@ -520,9 +528,10 @@ find_unit(EsStore *store, Unit *unit)
 }
 
 /*
- * Lock a unit's partition.  False when somebody else is at it, or when the
- * definitions are others than the units were made of: whoever changed or reset a
- * subscription had this lock before us, and what we know of it is not true any more.
+ * Lock a unit's partition.  False when somebody else is at it, or when its
+ * subscription is not what the unit was made of: whoever paused, reset or dropped
+ * it had this lock before us.  When definitions were only loaded again, it is
+ * locked, and what was known of its events is forgotten: a new handler may want them.
  */
 static bool
 lock_unit(EsRunner *runner, EsStore *store, Unit *unit)
@@ -539,6 +548,14 @@ lock_unit(EsRunner *runner, EsStore *store, Unit *unit)
 	AcceptInvalidationMessages();
 	if (es_subscriptions_serial(store) == runner->serial)
 		return true;
+	find_unit(store, unit);
+	if (unit->subscription && unit->subscription->resets == unit->resets &&
+		!unit->subscription->paused)
+	{
+		unit->scanned_to = 0;
+		unit->has_work = true;
+		return true;
+	}
 	es_checkpoint_unlock(store, subscription, partition);
 	return false;
 }

@@ -262,6 +262,14 @@ ALTER SCHEMA store_test_swapped RENAME TO store_test_renamed;
 SELECT es_stream_version('account-1');
 ROLLBACK;
 SELECT es_stream_version('account-1');
+-- or get another one between two appends of a transaction, which is in flight once
+BEGIN;
+SELECT version FROM es_append('account-1', 'reopened', '{}');
+ALTER SCHEMA store_test_empty RENAME TO store_test_swapped;
+SET LOCAL event_sourcing.store = 'store_test_swapped';
+SELECT version FROM es_append('account-1', 'closed', '{}');
+SELECT count(*) FROM es_inflight;
+ROLLBACK;
 
 -- Dropping the schema drops the store, and a new one begins from the start.
 SET client_min_messages = warning;

@@ -753,25 +753,32 @@ verify_store(StoreEntry *entry, const char *schema_name)
 static void
 look_at_store(StoreEntry *entry, const char *schema_name)
 {
+	EsStore    *old = entry->store;
 	Oid			event;
 
-	if (entry->store)
-		entry->store->append_checked = false;
+	if (old)
+		old->append_checked = false;
 	event = get_relname_relid("event", entry->schema);
 	if (!OidIsValid(event) || !OidIsValid(get_relname_relid("event_position", entry->schema)))
 		no_store(schema_name);
-	if (entry->store && !entry->renamed && entry->store->event == event &&
-		entry->store->event_position == get_relname_relid("event_position", entry->schema))
+	if (old && !entry->renamed && old->event == event &&
+		old->event_position == get_relname_relid("event_position", entry->schema))
 	{
 		for (int i = 0; i < ES_DEFINITION_KINDS; i++)
-			entry->store->definition_tables[i] = get_relname_relid(es_definition_table_names[i],
-																   entry->schema);
+			old->definition_tables[i] = get_relname_relid(es_definition_table_names[i],
+														  entry->schema);
 		return;
 	}
 
 	drop_store(entry);
 	entry->renamed = false;
 	entry->store = build_store(entry, schema_name);
+	/* renamed by a transaction that has appended: it is registered already */
+	if (old && old->event_position == entry->store->event_position)
+	{
+		entry->store->inflight_bound = old->inflight_bound;
+		entry->store->inflight_bound_set = old->inflight_bound_set;
+	}
 }
 
 static EsStore *

@@ -179,20 +179,21 @@ INSERT INTO nests_sample
 		(ARRAY[[ROW('a', ROW(1, 'EUR'), '{x}')::item, NULL, ROW('b', NULL, NULL)::item], [ROW('c', NULL, '{}')::item, ROW('d', NULL, NULL)::item, NULL]]),
 		('{{{"(a,,)"},{"(b,,)"}},{{"(c,,)"},{"(d,,)"}},{{NULL},{"(e,,)"}}}')) v (grid);
 
--- The oracle is to_jsonb(), to the letter: nothing may differ.
+-- The oracle is that JSON, to the letter: nothing may differ.  (Made by way of text:
+-- to_jsonb() itself looks at field names that the server may have freed by then.)
 CREATE VIEW made AS
-	SELECT e.type, e.data, to_jsonb(value) AS wanted FROM numbers_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM texts_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM times_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM documents_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM collections_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM others_sample, es_new_event(value) e
-	UNION ALL SELECT e.type, e.data, to_jsonb(value) FROM nests_sample, es_new_event(value) e;
+	SELECT e.type, e.data, to_json(value)::jsonb AS wanted FROM numbers_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_json(value)::jsonb FROM texts_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_json(value)::jsonb FROM times_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_json(value)::jsonb FROM documents_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_json(value)::jsonb FROM collections_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_json(value)::jsonb FROM others_sample, es_new_event(value) e
+	UNION ALL SELECT e.type, e.data, to_json(value)::jsonb FROM nests_sample, es_new_event(value) e;
 SELECT type, count(*), count(*) FILTER (WHERE data::text IS DISTINCT FROM wanted::text) AS different
 FROM made GROUP BY type ORDER BY type;
 -- Some of them, to look at.
 SELECT jsonb_pretty(e.data) AS data FROM numbers_sample, es_new_event(value) AS e WHERE (value).i4 IN (0, 2147483647) ORDER BY (value).i4;
-SELECT e.data, to_jsonb(value) AS wanted FROM documents_sample, es_new_event(value) AS e ORDER BY value::text COLLATE "C";
+SELECT e.data, to_json(value)::jsonb AS wanted FROM documents_sample, es_new_event(value) AS e ORDER BY value::text COLLATE "C";
 
 -- The same holds in whatever style the session shows values.
 SET datestyle = 'SQL, DMY';

@@ -19,7 +19,7 @@ SELECT band, instrument_type FROM vacancy;
 SELECT count(*) AS events, count(DISTINCT stream) AS streams FROM es_read_all();
 
 -- State from history, from the fold, and from JSON agree.
-SELECT es_state('instrumentalist', 'ada') = to_jsonb(es_state(NULL::instrumentalist, 'ada')) AS same,
+SELECT es_state('instrumentalist', 'ada') = to_json(es_state(NULL::instrumentalist, 'ada'))::jsonb AS same,
 	   es_state('instrumentalist', 'ada') = (SELECT state FROM es_history('instrumentalist', 'ada')
 											 ORDER BY version DESC LIMIT 1) AS same_too;
 

@@ -99,7 +99,7 @@ FROM generate_series(1, 20) n,
 SELECT count(*) FILTER (WHERE es_state(NULL::playlist, n::text)::text = es_state(NULL::playlist_sql, n::text)::text
 		AND es_state(NULL::playlist, n::text)::text = es_state(NULL::playlist_plpgsql, n::text)::text
 		AND es_state(NULL::playlist, n::text)::text = es_state(NULL::playlist_mixed, n::text)::text
-		AND to_jsonb(es_state(NULL::playlist, n::text)) = es_state('playlist_mixed', n::text)) AS agree
+		AND to_json(es_state(NULL::playlist, n::text))::jsonb = es_state('playlist_mixed', n::text)) AS agree
 FROM generate_series(1, 20) n;
 SELECT count(es_append('playlist-' || n, ARRAY[es_new_event('track_added', '{"title": "encore", "seconds": 500}'),
 	es_new_event('rated', '{"stars": 5, "note": {}}'), es_new_event('track_added', '{"title": "last", "seconds": 1}')]))

@@ -94,7 +94,7 @@ SELECT s.stream, count(e.version), max(e.version)
 FROM (VALUES ('order-1'), ('order-10'), ('order-2')) AS s(stream) LEFT JOIN LATERAL es_read_stream(s.stream) AS e ON true
 GROUP BY s.stream ORDER BY s.stream;
 SELECT (es_read_stream('order-10')).type;
-SELECT to_jsonb(e) ->> 'type' AS type FROM es_read_stream('order-10') AS e;
+SELECT to_json(e) ->> 'type' AS type FROM es_read_stream('order-10') AS e;
 BEGIN;
 DECLARE reader SCROLL CURSOR FOR SELECT version FROM es_read_stream('order-1');
 FETCH 2 FROM reader;

@@ -16,7 +16,8 @@
 #                                          is set, only their suites
 #   REGRESS_OPTIONS   PGOPTIONS of regress and isolation, such as
 #                     "-c debug_discard_caches=1"
-#   VALGRIND=1        leaves tap out; any report counts as a failure
+#   VALGRIND=1        any report counts as a failure; the TAP tests do less, and
+#                     allow for more time (go_slow())
 #   SANITIZE=1        AddressSanitizer and UndefinedBehaviorSanitizer; the same
 #   COVERAGE=1        lists how many lines of each file ran, and leaves those that
 #                     did not in bench/results/coverage.txt; below 90 % of all is a failure
@@ -35,11 +36,17 @@ pick_suites() {
 		echo "$SUITES"
 	elif [ -n "${REGRESS:-}${ISOLATION:-}${TAP:-}${PGTAP:-}" ]; then
 		echo "${REGRESS:+regress} ${ISOLATION:+isolation} ${TAP:+tap} ${PGTAP:+pgtap}"
-	elif [ "${VALGRIND:-0}" = 1 ]; then
-		echo "regress isolation pgtap"
 	else
 		echo "regress isolation tap pgtap"
 	fi
+}
+
+# Under valgrind everything takes ES_SLOWDOWN times as long: bounds of time are that
+# much longer, and what is done many times is done less often.
+go_slow() {
+	export ES_SLOWDOWN=${ES_SLOWDOWN:-50} PG_TEST_TIMEOUT_DEFAULT=${PG_TEST_TIMEOUT_DEFAULT:-1800}
+	export ES_CRASH_ROUNDS=${ES_CRASH_ROUNDS:-2} ES_INTERRUPT_CALLS=${ES_INTERRUPT_CALLS:-300}
+	export ES_CONSUMER_EVENTS=${ES_CONSUMER_EVENTS:-3000} ES_FUZZ_CALLS=${ES_FUZZ_CALLS:-2000}
 }
 
 # Print the last line and return the exit status that goes with it.
@@ -235,6 +242,7 @@ check_coverage() {
 }
 
 if [ "${1:-}" = --inside ]; then
+	[ "${VALGRIND:-0}" != 1 ] || go_slow
 	for suite in $(pick_suites); do run_suite "$suite"; done
 	[ "${VALGRIND:-0}" != 1 ] || check_valgrind
 	[ "${SANITIZE:-0}" != 1 ] || check_sanitizer

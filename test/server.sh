@@ -271,6 +271,8 @@ put_in_front() {
 		SH
 }
 
+# "pg_ctl restart" starts what the server takes itself for, which valgrind does not
+# let us say: the tests stop and start instead.
 put_valgrind_in_front() {
 	local suppressions=/dev/null
 
@@ -279,7 +281,7 @@ put_valgrind_in_front() {
 	put_in_front "exec valgrind --quiet --leak-check=no --gen-suppressions=all --trace-children=yes \
 		--track-origins=yes --read-var-info=no \
 		--error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END \
-		--suppressions='$suppressions' --log-file='$ES_WORK/valgrind.%p.log'"
+		--suppressions='$suppressions' --suppressions='$PWD/test/valgrind.supp' --log-file='$ES_WORK/valgrind.%p.log'"
 }
 
 # The server itself is not built for it, so the sanitizer's library is loaded

@@ -61,7 +61,8 @@ my @settings = (
 push @settings, [ 'transaction_timeout', '1ms', '0' ] if $node->pg_version >= 17;
 $ENV{PGOPTIONS} = join(' ', map { "-c $_->[0]=$_->[2]" } @settings);
 $node->safe_psql('postgres', join('', map { "ALTER DATABASE postgres SET $_->[0] = '$_->[1]';" } @settings));
-$node->restart;
+$node->stop;
+$node->start;
 
 $node->poll_query_until('postgres', "SELECT count(*) = 2 $workers") or die 'no workers';
 my $pids = $node->safe_psql('postgres', "SELECT array_agg(pid ORDER BY pid) $workers");

@@ -11,7 +11,8 @@ plan skip_all => 'no /proc' unless -r "/proc/$$/status";
 
 # An event that is only found when a rest ends by itself waits for 125 ms on
 # average; one that ends the rest, for a millisecond or two.
-my $prompt_ms = 60;
+my $slowdown = $ENV{ES_SLOWDOWN} || 1;
+my $prompt_ms = 60 * $slowdown;
 my $rounds = 11;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
@@ -67,7 +68,7 @@ sub wait_for_rest
 		my $sleeps = sleeps();
 		my $position = $node->safe_psql('postgres', 'SELECT es_high_water()');
 		$node->safe_psql('postgres', 'SELECT pg_sleep(1)');
-		return 1 if sleeps() - $sleeps < 40 && $node->safe_psql('postgres', 'SELECT es_high_water()') > $position + 100;
+		return 1 if sleeps() - $sleeps < 40 && $node->safe_psql('postgres', 'SELECT es_high_water()') > $position + 100 / $slowdown;
 	}
 	return 0;
 }

@@ -44,9 +44,11 @@ $node->init;
 $ENV{MALLOC_TOP_PAD_} = 0;
 $ENV{MALLOC_MMAP_THRESHOLD_} = 4096;
 $node->start;
-# AddressSanitizer's shadow alone is 20 TB, and ends the process when it can have no more
+# A tool that watches the server's memory needs much itself, and ends the process when
+# it can have no more: the shadow of AddressSanitizer alone is 20 TB.
 my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
 plan skip_all => 'the server runs with a sanitizer' if address_space($postmaster) > 2**40;
+plan skip_all => 'the server runs under valgrind' if readlink("/proc/$postmaster/exe") =~ /valgrind/;
 $node->safe_psql('postgres', <<'SQL');
 CREATE EXTENSION event_sourcing;
 SELECT es_create_store();

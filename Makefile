@@ -50,7 +50,7 @@ TAP_TESTS := $(if $(PROVE_TESTS),1)
 
 # PGXS is not needed for the developers' goals, may be missing when they start,
 # and does not survive a space in the path; they work in a copy (test/server.sh).
-dev_goals := test test-matrix test-assert test-valgrind test-sanitize coverage fuzz sqlsmith soak \
+dev_goals := test test-matrix test-assert test-valgrind test-discard test-sanitize coverage fuzz sqlsmith soak \
 	demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
 pgxs_goals := $(filter-out $(dev_goals),$(or $(MAKECMDGOALS),all))
 
@@ -121,6 +121,9 @@ test-assert:
 	@bash test/assert.sh
 test-valgrind:
 	@VALGRIND=1 bash test/assert.sh
+test-discard:
+	@DISCARD_ALL=$${DISCARD_ALL-50000} SUITES="$${SUITES-regress isolation}" \
+		REGRESS_OPTIONS='-c debug_discard_caches=1' bash test/assert.sh
 test-sanitize:
 	@SANITIZE=1 bash test/assert.sh
 coverage:
@@ -145,7 +148,8 @@ help:
 	@echo "make test            run all tests on a private server; see the head of test/run.sh"
 	@echo "make test-matrix     the same on every major version that Debian has; see test/matrix.sh"
 	@echo "make test-assert     the same on a server with assertions; see test/assert.sh"
-	@echo "make test-valgrind   regression, isolation and pgTAP tests under valgrind on that server"
+	@echo "make test-valgrind   all tests under valgrind on that server, for some hours"
+	@echo "make test-discard    regression and isolation tests on it, caches discarded all the time"
 	@echo "make test-sanitize   all tests with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make coverage        how many lines of the C code the tests run"
 	@echo "make fuzz            every function with generated arguments; see the head of test/fuzz.sh"
@@ -162,4 +166,4 @@ help:
 	@echo "make release-check   is the frozen install script of this version what src/ makes?"
 	@echo "make installcheck    run the tests on an installed and running server"
 
-.PHONY: test test-matrix test-assert test-valgrind test-sanitize coverage fuzz sqlsmith soak demo bench bench-size bench-age bench-memory bench-profile format format-check lint help
+.PHONY: test test-matrix test-assert test-valgrind test-discard test-sanitize coverage fuzz sqlsmith soak demo bench bench-size bench-age bench-memory bench-profile format format-check lint help

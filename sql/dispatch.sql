@@ -131,7 +131,7 @@ SELECT t.* FROM es_dispatch(ROW('2', 1)::definer_add) d, told(d) t;
 CREATE TYPE signed_add AS (id text, n int);
 CREATE FUNCTION execute(s counter, c signed_add, m es_command) RETURNS es_new_event
 	LANGUAGE sql RETURN es_new_event(ROW(c.n)::added,
-									 metadata => jsonb_build_object('command', to_jsonb(m)));
+									 metadata => jsonb_build_object('command', to_json(m)));
 SELECT jsonb_pretty((events[1]).metadata)
 FROM es_dispatch(ROW('2', 3)::signed_add, metadata => '{"user": "ann"}',
 				 command_id => '00000000-0000-4000-8000-00000000000a',

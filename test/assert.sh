@@ -7,7 +7,10 @@
 #   MAJOR        version (default 15; also 17, 18, 19)
 #   ASSERT_BASE  where source and server are (default /var/tmp/event_sourcing; about 700 MB)
 #   DEBIAN_MIRROR  (default: that of the machine's own apt sources)
-# and that of run.sh, such as VALGRIND=1, REGRESS_OPTIONS="-c debug_discard_caches=1".
+#   DISCARD_ALL  with debug_discard_caches = 1, how many of a statement's places discard all
+#                caches; behind them one of 10,007 does (default 0: all; "make test-discard"
+#                has 50,000)
+# and that of run.sh, such as VALGRIND=1.
 
 set -uo pipefail
 
@@ -32,18 +35,20 @@ get_source() {
 }
 
 # With debug_discard_caches = 1 a server forgets its caches wherever they can become
-# invalid: all tests would take days, and what waits until nothing changes would wait
-# for ever.  Here it does so at one of 61 places, and late in a statement that has very
-# many of them at one of 10,007.
+# invalid; a statement with a loop, in which there are millions of such places, would take
+# hours.
 discard_fewer() {
 	sed -i -E '/^AcceptInvalidationMessages/,/^}/ {
-		s/static int[[:space:]]+recursion_depth = 0;/& static TimestampTz statement; static uint64 places;/
-		s/if \(recursion_depth < debug_discard_caches\)/if (statement != GetCurrentStatementStartTimestamp()) \
+		s/static int[[:space:]]+recursion_depth = 0;/& static TimestampTz statement; static uint64 places; \
+		static int64 all_places = -1;/
+		s/if \(recursion_depth < debug_discard_caches\)/if (all_places < 0) \
+				all_places = getenv("DISCARD_ALL") ? atoll(getenv("DISCARD_ALL")) : 0; \
+			if (statement != GetCurrentStatementStartTimestamp()) \
 				places = 0; \
 			statement = GetCurrentStatementStartTimestamp(); \
-			places++; \
-			if (recursion_depth < debug_discard_caches \&\& places % (places < 50000 ? 61 : 10007) == 0)/
-	}' "$1" && grep -q '61 : 10007' "$1"
+			if (recursion_depth < debug_discard_caches \&\& \
+				(places++ < all_places || all_places == 0 || places % 10007 == 0))/
+	}' "$1" && grep -q 'all_places == 0' "$1"
 }
 
 build() {

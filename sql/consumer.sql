@@ -202,10 +202,12 @@ SELECT es_create_subscription('n', max_retries => 1);
 SELECT position, stream FROM es_fetch('n', 'a', 4);
 
 -- Retry: the lease ends, and everything after the checkpoint comes again, later.
+SET event_sourcing.retry_delay = '1h';
 SELECT es_ack('n', 'a', 1);
 SELECT es_nack('n', 'a', 3, reason => 'not now');
 TABLE nack_test.lease;
 SELECT count(*) FROM es_fetch('n', 'a');
+RESET event_sourcing.retry_delay;
 UPDATE nack_test.checkpoint SET retry_at = now();
 SELECT position FROM es_fetch('n', 'a', 3);
 -- After max_retries it is parked, and its stream waits behind it.

@@ -17,6 +17,8 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(extra => [ '--username=postgres' ]);
 $ENV{PGUSER} = 'postgres';
 $node->append_conf('postgresql.conf', slurp_file("$fuzz/postgresql.conf"));
+my $seconds = 10 * ($ENV{ES_SLOWDOWN} || 1);
+$node->append_conf('postgresql.conf', "statement_timeout = '${seconds}s'");
 $node->start;
 
 # The same calls every time: what fails here fails for everybody.

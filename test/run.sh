@@ -44,7 +44,7 @@ pick_suites() {
 # Under valgrind everything takes ES_SLOWDOWN times as long: bounds of time are that
 # much longer, and what is done many times is done less often.
 go_slow() {
-	export ES_SLOWDOWN=${ES_SLOWDOWN:-50} PG_TEST_TIMEOUT_DEFAULT=${PG_TEST_TIMEOUT_DEFAULT:-1800}
+	export ES_SLOWDOWN=${ES_SLOWDOWN:-50} PG_TEST_TIMEOUT_DEFAULT=${PG_TEST_TIMEOUT_DEFAULT:-3600}
 	export ES_CRASH_ROUNDS=${ES_CRASH_ROUNDS:-2} ES_INTERRUPT_CALLS=${ES_INTERRUPT_CALLS:-300}
 	export ES_CONSUMER_EVENTS=${ES_CONSUMER_EVENTS:-3000} ES_FUZZ_CALLS=${ES_FUZZ_CALLS:-2000}
 }

@@ -65,6 +65,7 @@ END $$;
 SELECT count(*) FROM es.event WHERE stream ^@ 'sub-';
 SQL
 is($node->safe_psql('postgres', 'SELECT * FROM oracle.problems()'), '', 'no gaps, positions rise');
+$_->quit foreach ($importer, $writer, $follower);
 
 # ---------------------------------------------------------------------------
 # Large appends and large events
@@ -292,6 +293,6 @@ $session->query_safe(q{COMMIT});
 is($node->safe_psql('postgres', 'SELECT * FROM oracle.log_problems() UNION ALL SELECT * FROM oracle.projection_problems()
 	UNION ALL SELECT * FROM oracle.receipt_problems()'), '', 'log, receipts and projections agree');
 
-$_->quit foreach ($importer, $writer, $follower, $session);
+$session->quit;
 $node->stop;
 done_testing();
